@@ -1,0 +1,1 @@
+"""What moves: training, inference and the figures they lead to."""

@@ -1,0 +1,1 @@
+"""From batches to logits. Knows nothing of files of photographs."""
