@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, Self, get_args, get_type_hints
 
 from inceptcli.errors import UsageError
 
@@ -23,16 +24,85 @@ DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Monitor = Literal["val_accuracy", "val_balanced_accuracy", "val_loss"]
 ClassWeights = Literal["none", "balanced"]
+Role = Literal["train", "val", "test"]
 
+ROLES: tuple[Role, ...] = get_args(Role)
 MIN_IMAGE_SIZE = 32
 MAX_IMAGE_SIZE = 2048
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's red, green and blue, as the tutorial has them
 STD = (0.229, 0.224, 0.225)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """One training, complete. Each default here is the default recipe's."""
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which photographs, how they are divided, and how the network sees them.
+
+    Attributes:
+        root: The folder of class folders, or of ``train/ val/ [test/]``.
+        split: A ``split.csv`` that says which file has which role.
+        labels: A CSV of path and class for a flat folder: ``FILE`` or ``FILE:PATH,CLASS`` with
+            the names or positions of its two columns.
+        group: ``auto``, ``none`` or a regular expression whose first bracket names the group.
+        group_file: A CSV of path and group.
+        ratio: Parts of train, val and (with three numbers) test.
+        stratify: Whether every class is divided by the same ratio.
+        seed: Of the division and of everything random in training.
+        image_size: Height and width of the network's input, pixels.
+        resize: How a picture of another shape becomes a square.
+        follow_links: Whether links to folders outside ``root`` are entered.
+        allow_empty: Whether a class without pictures is left out instead of refused.
+        max_bad: The part of unusable files, 0 to 1, above which the data are refused.
+        max_megapixels: Larger pictures are rejected from their header.
+        cache: ``auto``, ``ram``, ``disk``, ``none`` or a folder.
+        workers: Decoding processes; None: as many as there are processors.
+    """
+
+    root: Path
+    split: Path | None = None
+    labels: str | None = None
+    group: str = "auto"
+    group_file: Path | None = None
+    ratio: tuple[float, ...] = (0.8, 0.1, 0.1)
+    stratify: bool = True
+    seed: int = 42
+    image_size: int = 224
+    resize: Resize = "stretch"
+    follow_links: bool = False
+    allow_empty: bool = False
+    max_bad: float = 0.05
+    max_megapixels: float = 150.0
+    cache: str = "auto"
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value against its type's choices and its range.
+
+        Raises:
+            UsageError: A value does not fit; the message names the option.
+        """
+        hints = get_type_hints(type(self))
+        for item in fields(self):
+            _check(item.name, getattr(self, item.name), get_args(hints[item.name]))
+        check_ratio(self.ratio)
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as plain values, in the order of their definition."""
+        return {item.name: _plain(getattr(self, item.name)) for item in fields(self)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The settings that ``to_json`` wrote; names that this version does not know are left."""
+        hints = get_type_hints(cls)
+        known = {name: value for name, value in values.items() if name in hints}
+        for name, value in known.items():
+            if value is not None and Path in (hints[name], *get_args(hints[name])):
+                known[name] = Path(value)
+        return cls(**(known | {"ratio": tuple(values["ratio"])}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(DataConfig):
+    """One training, complete. Each default here and above is the default recipe's."""
 
     recipe: Recipe = "default"
     arch: Arch = "inception_v1"
@@ -42,29 +112,35 @@ class TrainConfig:
     lr: float = 1e-3  # the largest learning rate of the schedule
     weight_decay: float = 0.0
     schedule: Schedule = "cosine"  # by step, down to zero at the last one
-    warmup_epochs: float = 1.0  # the stem has no norm: a full first step often kills its ReLUs
+    warmup_epochs: float = 1.0  # without norm in the stem a full first step can kill its ReLUs
     double_softmax: bool = False  # the tutorial's loss: cross-entropy of a softmax of a softmax
     min_outputs: int = 1  # the tutorial's network has four outputs for its two classes
-    image_size: int = 224
-    resize: Resize = "stretch"
     flips: Flips = "h"
     class_weights: ClassWeights = "none"
     monitor: Monitor = "val_accuracy"
     patience: int | None = None  # epochs without a better one before stopping; None: never
-
-    ratio: tuple[float, ...] = (0.8, 0.1, 0.1)  # train, val, test
-    stratify: bool = True
-    group: str = "auto"  # auto | none | a regular expression
-    seed: int = 42
-
     device: DeviceName = "auto"
     precision: Precision = "auto"
     deterministic: bool = False
 
+    output: Path | None = None  # exactly this run folder
+    name: str | None = None  # the run folder is runs/NAME
+    overwrite: bool = False
+    save_minutes: float = 5.0  # between saves inside a long epoch
+    fingerprints: bool = True  # the weights remember which pictures they were trained on
+
+
+# What may differ when a training goes on, since the result does not depend on it.
+FREE_TO_CHANGE = frozenset(
+    {"root", "split", "labels", "group_file", "cache", "workers", "device"}
+    | {"max_bad", "output", "name", "overwrite", "save_minutes"}
+)
 
 RECIPES: dict[Recipe, dict[str, Any]] = {
     "default": {},
     "tutorial": {
+        "epochs": 40,
+        "batch_size": 32,
         "optimizer": "adam",
         "lr": 1e-4,
         "weight_decay": 0.0,
@@ -72,8 +148,6 @@ RECIPES: dict[Recipe, dict[str, Any]] = {
         "warmup_epochs": 0.0,
         "double_softmax": True,
         "min_outputs": 4,
-        "epochs": 40,
-        "batch_size": 32,
         "image_size": 224,
         "resize": "stretch",
         "flips": "none",
@@ -83,3 +157,80 @@ RECIPES: dict[Recipe, dict[str, Any]] = {
         "precision": "fp32",
     },
 }
+
+
+def resolve(recipe: Recipe, typed: Mapping[str, Any]) -> tuple[TrainConfig, dict[str, str]]:
+    """The settings of a training and where each came from.
+
+    Args:
+        recipe: The recipe's name.
+        typed: What the user gave, by field name, ``root`` among it; None stands for "not given".
+
+    Returns:
+        The settings, and for each field "option", "recipe" or "default".
+
+    Raises:
+        UsageError: The recipe is unknown or a value does not fit.
+    """
+    if recipe not in RECIPES:
+        raise UsageError(f"--recipe: '{recipe}' is not one of {', '.join(RECIPES)}")
+    given = {name: value for name, value in typed.items() if value is not None}
+    sources = dict.fromkeys((item.name for item in fields(TrainConfig)), "default")
+    sources |= dict.fromkeys(RECIPES[recipe], f"recipe {recipe}")
+    sources |= dict.fromkeys(given, "option")
+    return TrainConfig(**(RECIPES[recipe] | given | {"recipe": recipe})), sources
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "epochs": (1, 100_000),
+    "batch_size": (2, 1_000_000),
+    "lr": (0.0, math.inf),
+    "weight_decay": (0.0, 1e6),
+    "warmup_epochs": (0.0, 100_000),
+    "min_outputs": (1, 1_000_000),
+    "image_size": (MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
+    "patience": (1, 100_000),
+    "seed": (0, 2**63 - 1),
+    "max_bad": (0.0, 1.0),
+    "max_megapixels": (0.01, 4000.0),
+    "workers": (0, 512),
+    "save_minutes": (0.0, 1e6),
+}
+
+
+def option_name(field_name: str) -> str:
+    """``batch_size`` -> ``--batch-size``, as the command line spells it."""
+    return {"image_size": "--img-size"}.get(field_name, "--" + field_name.replace("_", "-"))
+
+
+def check_ratio(ratio: tuple[float, ...]) -> None:
+    """Two or three parts above zero that sum to one: train, val and perhaps test.
+
+    Raises:
+        UsageError: They are not.
+    """
+    good = len(ratio) in (2, 3) and all(part > 0 for part in ratio)
+    if not good or not math.isclose(sum(ratio), 1.0, abs_tol=1e-6):
+        raise UsageError(
+            f"--ratio: {','.join(map(str, ratio))} is not two or three parts above 0 that sum "
+            "to 1; give for example 0.8,0.1,0.1 (train, val, test)"
+        )
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _check(name: str, value: object, choices: tuple[Any, ...]) -> None:
+    if isinstance(value, str) and choices and value not in choices:
+        wanted = ", ".join(map(str, choices))
+        raise UsageError(f"{option_name(name)}: '{value}' is not one of {wanted}")
+    if name in _RANGES and value is not None:
+        low, high = _RANGES[name]
+        number = float(value)  # type: ignore[arg-type]  # the fields of _RANGES are numbers
+        if not (low <= number <= high) or not math.isfinite(number):
+            raise UsageError(
+                f"{option_name(name)}: {value} is outside {low:g} to {high:g}; give a number inside"
+            )

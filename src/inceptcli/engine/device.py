@@ -1,0 +1,169 @@
+"""Where and how the arithmetic runs: device, precision, memory layout, torchrun's processes.
+
+What is not used is a no-op object, so that the loops have no branches for it.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from inceptcli.config import DeviceName, Precision
+from inceptcli.errors import ResourceError, UsageError
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What a training or an inference runs on.
+
+    Attributes:
+        torch_device: Where tensors live.
+        precision: "fp32", "bf16" or "fp16"; parameters are float32 in each.
+        reason: Why this precision, for the person who reads the start of a run.
+        rank: This process among ``world``, from 0.
+        world: Number of processes.
+    """
+
+    torch_device: torch.device
+    precision: str
+    reason: str
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that prints and writes."""
+        return self.rank == 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type in which matrix products and convolutions are computed."""
+        return _DTYPES[self.precision]
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The context in which a network computes in this precision."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.torch_device.type, dtype=self.dtype)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """A gradient scaler; it does nothing unless the precision is fp16."""
+        return torch.amp.GradScaler(self.torch_device.type, enabled=self.precision == "fp16")
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The network on this device with channels-last weights."""
+        model = model.to(self.torch_device)
+        return model.to(memory_format=torch.channels_last)
+
+    def distribute(self, model: nn.Module) -> nn.Module:
+        """The network as all processes train it together; itself when there is only one."""
+        if self.world == 1:
+            return model
+        if self.torch_device.type == "cuda":
+            # It refuses CPU tensors: there each process normalises its own part of a batch.
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+            return nn.parallel.DistributedDataParallel(model, device_ids=[self.torch_device.index])
+        return nn.parallel.DistributedDataParallel(model)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, in each of them; ``values`` itself when there is one."""
+        if self.world > 1:
+            values = values.to(self.torch_device)
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; all get the same answer."""
+        if self.world == 1:
+            return flag
+        return bool(self.sum(torch.tensor(int(flag))).item())
+
+    def wait(self) -> None:
+        """Come back when every process has come here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+def choose_device(name: DeviceName, precision: Precision) -> Device:
+    """The device and precision for a command, after joining torchrun's processes if there are any.
+
+    Raises:
+        ResourceError: The device asked for is not here.
+        UsageError: The device cannot compute in the precision asked for.
+    """
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    device = _find(name, int(os.environ.get("LOCAL_RANK", "0")))
+    chosen, reason = _precision(device, precision)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")  # TF32; --precision fp32 on CPU is exact
+        torch.backends.cudnn.benchmark = True
+    if world > 1 and not dist.is_initialized():
+        torch.set_num_threads(max(1, _processors() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30)
+        )
+    return Device(device, chosen, reason, rank, world)
+
+
+def leave() -> None:
+    """Part from torchrun's processes, if this is one of them."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def make_deterministic() -> None:
+    """Let CUDA choose only kernels that give the same bits every time; CPU does so anyway."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
+def _find(name: DeviceName, local_rank: int) -> torch.device:
+    has = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = "cuda" if has["cuda"] else "mps" if has["mps"] else "cpu"
+    if not has[name]:
+        raise ResourceError(
+            f"--device {name}: torch {torch.__version__} finds no such device on this machine; "
+            "use --device cpu or auto"
+        )
+    return torch.device(name, local_rank) if name == "cuda" else torch.device(name)
+
+
+def _precision(device: torch.device, wanted: Precision) -> tuple[str, str]:
+    if device.type == "mps" and wanted == "bf16":
+        raise UsageError("--precision bf16: not on mps; use fp16 or fp32")
+    if device.type == "cpu" and wanted == "fp16":
+        raise UsageError("--precision fp16: not on a CPU, where it is slow; use bf16 or fp32")
+    if wanted != "auto":
+        return wanted, "asked for"
+    if device.type == "cuda":
+        if torch.cuda.get_device_capability(device) >= (8, 0):
+            return "bf16", "this GPU computes it in hardware"
+        return "fp16", "this GPU has no bf16 in hardware; gradients are scaled"
+    if device.type == "cpu" and _cpu_has_bf16():
+        return "bf16", "this processor computes it in hardware"
+    return "fp32", f"no bf16 in hardware on this {device.type}"
+
+
+def _cpu_has_bf16() -> bool:
+    ask = getattr(torch.cpu, "get_capabilities", None)
+    found = ask() if ask is not None else {}
+    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

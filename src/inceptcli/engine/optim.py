@@ -1,0 +1,81 @@
+"""How the weights move: the loss of each image, the optimizer, the learning rate of each step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from inceptcli.config import TrainConfig
+
+LossPerImage = Callable[[Tensor, Tensor], Tensor]
+
+
+def loss_per_image(*, double_softmax: bool, class_weights: Tensor | None) -> LossPerImage:
+    """The function (logits (N, C) float32, labels (N,) int64) -> losses (N,) float32.
+
+    Args:
+        double_softmax: Put a softmax before the cross-entropy, which applies its own again: the
+            tutorial's loss. It cannot fall below ``log(1 + (C - 1) / e)``, 0.74 for 4 outputs.
+        class_weights: (C,) factors on the losses of each class's images, or None.
+    """
+
+    def losses(logits: Tensor, labels: Tensor) -> Tensor:
+        scores = functional.softmax(logits, dim=1) if double_softmax else logits
+        return functional.cross_entropy(scores, labels, weight=class_weights, reduction="none")
+
+    return losses
+
+
+def balanced_class_weights(labels: Tensor, outputs: int) -> Tensor:
+    """Factors (outputs,) float32 that make every class count the same, mean 1 over the images.
+
+    A class of n among N images in C classes gets N / (C n), scikit-learn's "balanced" rule; an
+    output without images gets 0.
+    """
+    counts = torch.bincount(labels, minlength=outputs).double()
+    present = counts > 0
+    weights = torch.zeros(outputs, dtype=torch.float64)
+    weights[present] = labels.numel() / (present.sum() * counts[present])
+    return weights.float()
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer that the settings name, over all parameters of the network.
+
+    Weight decay acts on matrices and convolution kernels only: pulling norms and biases towards
+    zero regularises nothing (He et al., "Bag of Tricks", 2019, section 3.1).
+    """
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=config.lr)
+
+
+def learning_rate(config: TrainConfig, *, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step, a pure function of its number.
+
+    Args:
+        config: The settings.
+        step: From 0, over all epochs.
+        steps_per_epoch: Steps in each epoch.
+
+    Returns:
+        ``config.lr`` times a linear rise over the warm-up and, for "cosine", half a cosine from
+        1 down towards 0 (Loshchilov and Hutter, "SGDR", 2017, equation 5, without restarts).
+    """
+    warmup = config.warmup_epochs * steps_per_epoch
+    total = config.epochs * steps_per_epoch
+    rise = min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0
+    if config.schedule == "constant":
+        return config.lr * rise
+    along = max(0.0, step - warmup) / max(1.0, total - warmup)
+    return config.lr * rise * 0.5 * (1.0 + math.cos(math.pi * along))
