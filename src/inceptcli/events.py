@@ -108,7 +108,15 @@ class EpochDone:
     best: bool
 
 
-Event = Notice | Warned | Progress | RolesReady | TrainingStarted | BatchDone | EpochDone
+@dataclass(frozen=True, slots=True)
+class StateSaved:
+    """The state of the training is durable on the disk up to this step of this epoch."""
+
+    epoch: int
+    step: int
+
+
+Event = Notice | Warned | Progress | RolesReady | TrainingStarted | BatchDone | EpochDone | StateSaved
 Emit = Callable[[Event], None]
 
 

@@ -48,6 +48,16 @@ class Device:
         """The type in which matrix products and convolutions are computed."""
         return _DTYPES[self.precision]
 
+    @property
+    def wide(self) -> torch.dtype:
+        """The widest floating-point type here, in which sums over images are kept."""
+        return torch.float32 if self.torch_device.type == "mps" else torch.float64
+
+    @property
+    def check_every(self) -> int:
+        """Steps between looks at the loss and at signals; each look waits for a GPU's work."""
+        return 1 if self.torch_device.type == "cpu" else 10
+
     def autocast(self) -> AbstractContextManager[None]:
         """The context in which a network computes in this precision."""
         if self.precision == "fp32":
@@ -80,11 +90,13 @@ class Device:
             dist.all_reduce(values)
         return values
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; all get the same answer."""
+    def most(self, value: int) -> int:
+        """The largest of the processes' values, in each of them."""
         if self.world == 1:
-            return flag
-        return bool(self.sum(torch.tensor(int(flag))).item())
+            return value
+        shared = torch.tensor(value, device=self.torch_device)
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+        return int(shared)
 
     def wait(self) -> None:
         """Come back when every process has come here."""

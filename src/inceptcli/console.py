@@ -1,0 +1,283 @@
+"""The face: tables, progress and messages. The only file that imports Rich.
+
+Results go to stdout, everything else to stderr. On a terminal there are boxes, colours and a
+moving bar; in a pipe plain lines, one thing a line. Every name from outside goes through
+``printable`` and enters Rich as plain text, never as markup.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from inceptcli.events import (
+    BatchDone,
+    EpochDone,
+    Event,
+    Notice,
+    RolesReady,
+    TrainingStarted,
+    Warned,
+)
+from inceptcli.events import Progress as ProgressEvent
+from inceptcli.files import printable
+
+Cell = str | int | float | None
+
+
+def stdout() -> Console:
+    """The console for results."""
+    return Console(file=sys.stdout, highlight=False, emoji=False, soft_wrap=True)
+
+
+def stderr() -> Console:
+    """The console for everything else."""
+    return Console(file=sys.stderr, highlight=False, emoji=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    stderr().print(Text(printable(text)))
+
+
+def warn(text: str) -> None:
+    """A warning on stderr."""
+    stderr().print(Text.assemble(("warning: ", "bold yellow"), printable(text)))
+
+
+def fail(text: str) -> None:
+    """An error on stderr: what, where, what to do next. Line ends in the text are kept."""
+    lines = "\n".join(printable(line) for line in text.split("\n"))
+    stderr().print(Text.assemble(("error: ", "bold red"), lines))
+
+
+def result(text: str) -> None:
+    """A line on stdout."""
+    stdout().print(Text(printable(text)))
+
+
+def print_json(value: object, *, indent: int | None = 2) -> None:
+    """A JSON document on stdout, as UTF-8 that any reader takes."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a file name that is not UTF-8: its bytes as \\udcXX escapes
+        text = json.dumps(value, indent=indent, allow_nan=False)
+    sys.stdout.buffer.write(text.encode("utf-8") + b"\n")
+    sys.stdout.flush()
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Cell | Text]],
+    *,
+    title: str = "",
+    left: int = 1,
+    console: Console | None = None,
+) -> None:
+    """A table on stdout: drawn on a terminal, aligned plain columns in a pipe.
+
+    Args:
+        columns: The heads.
+        rows: The cells; None is shown as a dash.
+        title: A line above.
+        left: How many columns, from the first, are aligned to the left.
+        console: Where to print; stdout by default.
+    """
+    console = console or stdout()
+    body = [[_text(cell) for cell in row] for row in rows]
+    if console.is_terminal:
+        table = Table(box=box.SIMPLE_HEAD, title=Text(title, style="bold") if title else None)
+        table.title_justify = "left"
+        for index, name in enumerate(columns):
+            justify = "left" if index < left else "right"
+            table.add_column(Text(name), justify=justify, overflow="fold")
+        for row in body:
+            table.add_row(*row)
+        console.print(table)
+        return
+    if title:
+        console.print(Text(title))
+    heads = [Text(name) for name in columns]
+    widths = [max(cell.cell_len for cell in column) for column in zip(heads, *body, strict=True)]
+    for row in [heads, *body]:
+        console.print(_plain_row(row, widths, left))
+
+
+def _text(cell: Cell | Text) -> Text:
+    if isinstance(cell, Text):
+        return cell
+    if cell is None:
+        return Text("-")
+    if isinstance(cell, float):
+        return Text(f"{cell:.4f}")
+    return Text(f"{cell:,}" if isinstance(cell, int) else printable(cell))
+
+
+def _plain_row(row: list[Text], widths: list[int], left: int) -> Text:
+    parts = []
+    for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
+        space = " " * (width - cell.cell_len)
+        parts.append(cell.plain + space if index < left else space + cell.plain)
+    return Text("  ".join(parts).rstrip())
+
+
+class Listener:
+    """Shows what a command's engine emits, as it happens.
+
+    Args:
+        rows_to_stdout: Whether a training's table of epochs is a result on stdout; with
+            ``--json`` it is not, and goes to stderr.
+        script_lines: Print the tutorial script's own line an epoch where stdout is no terminal.
+    """
+
+    def __init__(self, *, rows_to_stdout: bool = True, script_lines: bool = False) -> None:
+        self._err = stderr()
+        self._out = stdout() if rows_to_stdout else self._err
+        if self._out.is_terminal and self._err.is_terminal:
+            self._out = self._err  # one console, so that the bar and the rows do not mix
+        self._script_lines = script_lines and not self._out.is_terminal
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._job = ""
+        self._said_at = 0.0
+        self._epochs = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self._end_bar()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        if isinstance(event, Notice):
+            self._line(Text(printable(event.text)))
+        elif isinstance(event, Warned):
+            self._line(Text.assemble(("warning: ", "bold yellow"), printable(event.text)))
+        elif isinstance(event, ProgressEvent):
+            self._move(event.task, event.done, event.total, "")
+        elif isinstance(event, BatchDone):
+            self._batch(event)
+        elif isinstance(event, EpochDone):
+            self._epoch(event)
+        elif isinstance(event, RolesReady):
+            self._roles(event)
+        elif isinstance(event, TrainingStarted):
+            self._started(event)
+
+    def _line(self, text: Text) -> None:
+        self._err.print(text)
+
+    def _move(self, task: str, done: int, total: int | None, note: str) -> None:
+        """Move the bar on a terminal; in a pipe say so at most every 30 seconds."""
+        if self._err.is_terminal:
+            if self._bar is None or self._task is None or task != self._job:
+                self._end_bar()
+                self._bar = _progress_bar(self._err)
+                self._bar.start()
+                self._task = self._bar.add_task(task, total=total, note=note)
+            self._bar.update(self._task, completed=done, total=total, note=note)
+            if done == total:
+                self._end_bar()
+        elif task != self._job:
+            self._said_at = time.monotonic()
+        elif time.monotonic() - self._said_at > 30 and done != total:
+            self._said_at = time.monotonic()
+            self._line(Text(f"{task}: {done:,} of {total:,}{note}" if total else f"{task}: {done}"))
+        self._job = "" if done == total else task
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar, self._task = None, None
+
+    def _batch(self, event: BatchDone) -> None:
+        doing = "training" if event.role == "train" else "validating"
+        task = f"epoch {event.epoch}/{self._epochs} {doing}"
+        wait = f", waiting for data {event.wait_share:.0%}" if event.role == "train" else ""
+        note = f"  {event.images_per_second:.1f} images/s{wait}"
+        self._move(task, event.done, event.total, note)
+
+    def _roles(self, event: RolesReady) -> None:
+        print_roles(event.counts, console=self._err)
+
+    def _started(self, event: TrainingStarted) -> None:
+        self._epochs = event.epochs
+        rows = [(name, *pair) for name, pair in event.settings.items()]
+        print_table(("setting", "value", "from"), rows, left=3, console=self._err)
+        self._line(Text(f"run folder: {printable(event.run)}"))
+        if not self._script_lines:
+            self._out.print(Text(EPOCH_HEAD, style="bold"))
+
+    def _epoch(self, event: EpochDone) -> None:
+        if self._script_lines:
+            self._out.print(Text(script_line(event)))
+        else:
+            style = "green" if event.best else ""
+            self._out.print(Text(epoch_line(event, self._epochs), style=style))
+
+
+EPOCH_HEAD = (
+    f"{'epoch':>9}  {'train loss':>10}  {'train acc':>9}  {'val loss':>8}  {'val acc':>7}"
+    f"  {'lr':>8}  {'seconds':>7}"
+)
+
+
+def epoch_line(row: EpochDone, epochs: int) -> str:
+    """One row of the table of epochs; the best so far is marked."""
+    return (
+        f"{f'{row.epoch}/{epochs}':>9}  {row.train_loss:10.4f}  {row.train_accuracy:9.4f}"
+        f"  {row.val_loss:8.4f}  {row.val_accuracy:7.4f}  {row.learning_rate:8.2e}"
+        f"  {row.seconds:7.1f}{'  best' if row.best else ''}"
+    )
+
+
+def script_line(row: EpochDone) -> str:
+    """The line that the tutorial's script prints after an epoch."""
+    return (
+        f"Epoch: {row.epoch:2d}. Train_acc: {row.train_accuracy * 100:.1f}%, "
+        f"Train_loss: {row.train_loss:.3f}, Test_acc:{row.val_accuracy * 100:.1f}%, "
+        f"Test_loss:{row.val_loss:.3f}, Lr: {row.learning_rate:.2E}"
+    )
+
+
+def print_roles(
+    counts: Mapping[str, Mapping[str, int]], *, console: Console | None = None
+) -> None:
+    """Photographs by class and role, with their sums."""
+    roles = [role for role in ("train", "val", "test") if any(role in c for c in counts.values())]
+    rows: list[list[Cell]] = [
+        [name, *(count.get(role, 0) for role in roles), sum(count.values())]
+        for name, count in counts.items()
+    ]
+    sums = [sum(count.get(role, 0) for count in counts.values()) for role in roles]
+    rows.append(["all", *sums, sum(sums)])
+    print_table(("class", *roles, "all"), rows, console=console)
+
+
+def _progress_bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}", markup=False),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=console,
+        transient=True,
+    )
