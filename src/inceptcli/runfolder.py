@@ -1,0 +1,274 @@
+"""The run folder: claimed by one process at a time, and found again.
+
+The lock is the system's own lock on the file ``.lock``: no two processes can hold it however
+close they start, and it ends with its owner however that dies. What the file says (process,
+machine, time) is for the message, and for file systems shared by machines or without locks.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import stat
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Self
+
+from inceptcli.errors import OutputError, UsageError
+from inceptcli.files import (
+    NOFOLLOW,
+    NONBLOCK,
+    cannot_write,
+    is_alive,
+    is_temporary,
+    printable,
+    sweep,
+    sync_folder,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+LOCK = ".lock"
+RUN_FILES = (  # what can be gone on with goes first, so that half a removal cannot be resumed
+    *("last.pth", "last.prev.pth", "best_model.pth", "config.json", "history.csv"),
+    *("split.csv", "rejected.csv", "metrics.json", "predictions.csv", "report.html"),
+    *("curves.png", "confusion.png", "reliability.png", "samples.png"),
+)
+_ATTEMPTS = 50  # at a lock that is changing hands
+_PAUSE_SECONDS = 0.01  # between two of them
+
+
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """What a lock file says about the process that holds it, or held it when it died."""
+
+    pid: int
+    host: str
+    since: str  # for the reader of the message
+
+    def is_elsewhere(self) -> bool:
+        return self.host != socket.gethostname()
+
+    def may_live(self) -> bool:
+        return self.is_elsewhere() or is_alive(self.pid)
+
+
+@dataclass
+class RunLock:
+    """A claimed run folder; leaving the ``with`` block gives it back.
+
+    Folders that the claim made and that are still empty then are removed.
+    """
+
+    folder: Path
+    _descriptor: int  # -1 once it is given back
+    _made: list[Path] = field(default_factory=list)  # innermost first
+
+    def clear(self) -> None:
+        """Remove an earlier run's files: call it when the new run is about to write its first.
+
+        Raises:
+            OutputError: One of them could not be removed.
+        """
+        for name in RUN_FILES:
+            try:
+                (self.folder / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise cannot_write(self.folder / name, error) from error
+
+    def release(self) -> None:
+        """Give the folder back; a second time does nothing."""
+        if self._descriptor < 0:
+            return
+        with suppress(OSError):  # Windows keeps an open file: there the name stays, unlocked
+            (self.folder / LOCK).unlink()  # before it is unlocked, else it could be another's
+        os.close(self._descriptor)
+        self._descriptor = -1
+        with suppress(OSError):  # not empty: the run has begun
+            for folder in self._made:
+                folder.rmdir()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def claim_run(folder: Path, *, resume: bool, overwrite: bool) -> RunLock:
+    """Make the run folder, or take one that no living process uses, and lock it.
+
+    Nothing of an earlier run is removed: with ``overwrite`` see ``RunLock.clear``.
+
+    Args:
+        folder: The run folder; missing parents are made too.
+        resume: Go on with the run in it.
+        overwrite: Replace the run in it.
+
+    Raises:
+        UsageError: There is no such folder to resume.
+        OutputError: It is in use, or holds files and neither flag is given, or cannot be made.
+    """
+    if resume and not folder.is_dir():
+        raise UsageError(printable(f"cannot resume {folder}: there is no such run folder"))
+    try:
+        if not (resume or overwrite or (folder / LOCK).exists()):
+            _refuse_files(folder)  # while nothing is written yet
+        lock = _lock(folder)
+        try:
+            _sign(lock._descriptor)
+            if not (resume or overwrite):
+                _refuse_files(folder)
+            sweep(folder)
+        except BaseException:
+            lock.release()
+            raise
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return lock
+
+
+def latest_run(runs: Path, *, having: str) -> Path | None:
+    """The folder in ``runs`` whose file ``having`` was written last, or None.
+
+    Raises:
+        OutputError: ``runs`` cannot be listed.
+    """
+    try:
+        folders = list(runs.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise OutputError(printable(f"cannot list {runs}: {error.strerror}")) from error
+    found = []
+    for folder in folders:
+        with suppress(OSError):  # without that file, or gone by now
+            facts = (folder / having).stat()
+            if stat.S_ISREG(facts.st_mode):
+                found.append((facts.st_mtime_ns, folder.name, folder))
+    return max(found)[2] if found else None
+
+
+def _refuse_files(folder: Path) -> None:
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            if path.name != LOCK and not is_temporary(path.name):
+                raise OutputError(
+                    printable(
+                        f"{folder} is not empty; go on with its run by --resume, "
+                        "replace it by --overwrite, or choose another folder"
+                    )
+                )
+
+
+def _lock(folder: Path) -> RunLock:
+    """Hold the folder's lock; a lock whose owner is dead, or has not signed yet, is tried again."""
+    owner = None
+    for attempt in range(_ATTEMPTS):
+        time.sleep(_PAUSE_SECONDS if attempt else 0)
+        try:
+            made = _make(folder)
+            flags = os.O_RDWR | os.O_CREAT | NOFOLLOW | NONBLOCK
+            descriptor = os.open(folder / LOCK, flags, 0o666)
+        except FileNotFoundError:
+            continue  # its last owner has just removed the folder
+        try:
+            locked = _try_lock(descriptor)
+            owner = _read_owner(descriptor)
+            if owner and (owner.is_elsewhere() if locked else owner.may_live()):
+                raise _in_use(folder, owner, stale=locked is not False)
+            if locked is not False and _is_at(folder / LOCK, descriptor):
+                return RunLock(folder, descriptor, made)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+    raise _in_use(folder, owner, stale=False)
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder and its missing parents; those made, innermost first."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+        sync_folder(each.parent)
+    return missing
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether the lock still has its name: an owner that left has removed it with the name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _sign(descriptor: int) -> None:
+    since = datetime.now().astimezone().isoformat(" ", "seconds")
+    owner = _Owner(os.getpid(), socket.gethostname(), since)
+    os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.write(descriptor, json.dumps(asdict(owner)).encode())
+
+
+def _read_owner(descriptor: int) -> _Owner | None:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    try:
+        value = json.loads(os.read(descriptor, 1000))
+        return _Owner(int(value["pid"]), str(value["host"]), str(value["since"]))
+    except (ValueError, TypeError, KeyError):  # empty yet, or not written by this program
+        return None
+
+
+def _in_use(folder: Path, owner: _Owner | None, *, stale: bool) -> OutputError:
+    who = "another process"
+    if owner:
+        where = f" on {owner.host}" if owner.is_elsewhere() else ""
+        who = f"process {owner.pid}{where} since {owner.since}"
+    advice = f"if that is no more, delete {folder / LOCK}" if stale else "wait for its end"
+    return OutputError(printable(f"{folder} is in use by {who}; {advice} or choose another folder"))
+
+
+if sys.platform == "win32":
+
+    def _try_lock(descriptor: int) -> bool | None:
+        os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # past the text: a locked byte is unreadable
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        return True
+
+else:
+
+    def _try_lock(descriptor: int) -> bool | None:
+        """Whether this process now holds the lock; None where the file system has no locks."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
+                return None
+            raise
+        return True
