@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -260,18 +260,22 @@ ClassesFrom = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
 
 
-@app.command(rich_help_panel="Commands")
+@app.command()
 def summary(
     weights: Annotated[
         Path | None, typer.Argument(metavar="[WEIGHTS]", help="Describe this weights file.")
     ] = None,
-    classes: Annotated[int, typer.Option("--classes", min=1, max=1_000_000, help="Outputs.")] = 4,
-    image_size: ImageSize = None,
-    arch: Annotated[str, typer.Option("--arch", help="Network.")] = "inception_v1",
+    classes: Annotated[int, typer.Option(min=1, max=1_000_000, help="Outputs.")] = 4,
+    image_size: Annotated[
+        int, typer.Option("--img-size", min=32, max=2048, help="Input in pixels.")
+    ] = 224,
+    arch: Annotated[str, typer.Option(help="Network.")] = "inception_v1",
     batch_size: Annotated[
-        int, typer.Option("--batch-size", "-b", min=1, max=100_000, help="For the memory figures.")
+        int, typer.Option("-b", "--batch-size", min=1, max=100_000, help="For the memory figures.")
     ] = 1,
-    blocks: Annotated[bool, typer.Option("--blocks", help="The paper's table of blocks.")] = False,
+    blocks: Annotated[
+        bool, typer.Option("--blocks", help="The paper's table: one line a block.")
+    ] = False,
     tree: Annotated[bool, typer.Option("--tree", help="The module tree.")] = False,
     measure: Annotated[
         bool, typer.Option("--measure", help="Run one training step and measure its memory.")
@@ -283,11 +287,30 @@ def summary(
 
     Example: inceptcli summary --classes 4
     """
-    raise NotImplementedError
+    one_of("--arch", arch, get_args(Arch))
+    if weights is not None:
+        from inceptcli.model.weights import load_weights
+
+        return show.weights_file(load_weights(weights), as_json=as_json)
+    from inceptcli.model import summary as model
+
+    if tree:
+        return console.result_block(model.module_tree(arch, classes=classes, image_size=image_size))
+    if blocks:
+        table = model.block_table(arch, image_size=image_size)
+        return show.blocks(table, as_json=as_json, markdown=markdown)
+    table = model.layer_table(arch, classes=classes, image_size=image_size, batch_size=batch_size)
+    measured = None
+    if measure:
+        measured = model.measure_memory(
+            arch, classes=classes, image_size=image_size, batch_size=batch_size
+        )
+    show.layers(table, measured, as_json=as_json, markdown=markdown)
 
 
 @app.command()
 def split(
+    ctx: typer.Context,
     root: DataRoot,
     output: Annotated[
         Path | None,
@@ -297,20 +320,28 @@ def split(
     stratify: Stratify = None,
     seed: Seed = None,
     labels: Labels = None,
-    split_csv: Split = None,
+    split: Split = None,
     group: Group = None,
     group_file: GroupFile = None,
     layout: Annotated[
-        Path | None,
-        typer.Option("--layout", metavar="DIR", help="Lay out DIR/train/CLASS/... as well."),
+        Path | None, typer.Option(metavar="DIR", help="Lay out DIR/train/CLASS/... as well.")
     ] = None,
     link: Annotated[
-        str, typer.Option("--link", metavar="symlink|hardlink|copy", help="How to lay out.")
+        str, typer.Option(metavar="symlink|hardlink|copy", help="How --layout places files.")
     ] = "symlink",
     preview: Annotated[
         Path | None,
         typer.Option(metavar="PNG", help="Draw samples of each class as the network sees them."),
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Look for copies, leaks, conflicts and odd files.")
+    ] = False,
+    suspects: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="With --check: draw the suspicious pairs.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="With --check: conflicts and leaks are exit 3.")
+    ] = False,
     image_size: ImageSize = None,
     resize: ResizeBy = None,
     follow_links: FollowLinks = None,
@@ -321,11 +352,214 @@ def split(
     cache: Cache = None,
     as_json: Json = False,
 ) -> None:
-    """Divide the photographs into train, val and test, copies of one picture together.
+    """Divide the photographs into train, val and test; copies of one picture stay together.
 
     Example: inceptcli split data/ -o split.csv
     """
-    raise NotImplementedError
+    one_of("--link", link, ("symlink", "hardlink", "copy"))
+    config = DataConfig(**_settings(ctx, DataConfig))
+    _keep_outside(config.root, output, layout, preview, suspects)
+    from inceptcli.data import layout as rooms
+    from inceptcli.data.prepare import prepare
+
+    with console.Listener() as listener:
+        photos = prepare(config, keep_pixels=preview is not None, emit=listener)
+    if output is not None:
+        rooms.write_manifest(output, photos)
+    if layout is not None:
+        rooms.lay_out(layout, photos, link=link)
+    if preview is not None:
+        from inceptcli.report.sheets import write_samples
+
+        write_samples(preview, photos)
+    show.split(photos, as_json=as_json)
+    if check:
+        ...
+
+
+@app.command()
+def train(
+    ctx: typer.Context,
+    root: Annotated[
+        Path | None,
+        typer.Argument(metavar="DATA", help="Folder of class folders, or of train/ val/ [test/]."),
+    ] = None,
+    recipe: Annotated[str | None, _option("--recipe", panel=TRAINING, metavar="default|tutorial",
+        help="Where the other defaults come from; tutorial is the script, faithfully.")] = None,
+    epochs: Annotated[int | None, _option("--epochs", panel=TRAINING,
+        help="Passes over the training pictures.")] = None,
+    batch_size: Annotated[int | None, _option("-b", "--batch-size", panel=TRAINING,
+        help="Images a step, over all processes.")] = None,
+    lr: Annotated[float | None, _option("--lr", panel=TRAINING,
+        help="Largest learning rate.")] = None,
+    optimizer: Annotated[str | None, _option("--optimizer", panel=TRAINING,
+        metavar="adam|adamw|sgd", help="What moves the weights.")] = None,
+    weight_decay: Annotated[float | None, _option("--weight-decay", panel=TRAINING,
+        help="On kernels and matrices only.")] = None,
+    schedule: Annotated[str | None, _option("--schedule", panel=TRAINING,
+        metavar="constant|cosine", help="Of the learning rate, by step.")] = None,
+    warmup_epochs: Annotated[float | None, _option("--warmup-epochs", panel=TRAINING,
+        help="In which the learning rate rises.")] = None,
+    flips: Annotated[str | None, _option("--flips", panel=TRAINING, metavar="none|h|hv",
+        help="Random mirror images: none, left-right, also upside down.")] = None,
+    class_weights: Annotated[str | None, _option("--class-weights", panel=TRAINING,
+        metavar="none|balanced", help="Let small classes count as much as large ones.")] = None,
+    monitor: Annotated[str | None, _option("--monitor", panel=TRAINING,
+        metavar="val_accuracy|val_balanced_accuracy|val_loss",
+        help="What the best epoch is best in; ties go to the lower loss.")] = None,
+    patience: Annotated[int | None, _option("--patience", panel=TRAINING,
+        help="Stop after so many epochs without a better one.")] = None,
+    arch: Annotated[str | None, _option("--arch", panel=MODEL, help="Network.")] = None,
+    image_size: ImageSize = None,
+    resize: ResizeBy = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    deterministic: Annotated[bool | None, _option("--deterministic/--no-deterministic",
+        panel=MODEL, help="Same bits every time on a GPU too; on a CPU they are anyway.")] = None,
+    split: Split = None,
+    labels: Labels = None,
+    ratio: Ratio = None,
+    stratify: Stratify = None,
+    group: Group = None,
+    group_file: GroupFile = None,
+    seed: Seed = None,
+    follow_links: FollowLinks = None,
+    allow_empty: AllowEmpty = None,
+    max_bad: MaxBad = None,
+    max_megapixels: MaxMegapixels = None,
+    workers: Workers = None,
+    cache: Cache = None,
+    output: Annotated[Path | None, _option("-o", "--output", panel=OUTPUT, metavar="DIR",
+        help="Exactly this run folder. Without it: runs/DATE_TIME.")] = None,
+    name: Annotated[str | None, _option("--name", panel=OUTPUT,
+        help="The run folder is runs/NAME.")] = None,
+    overwrite: Annotated[bool | None, _option("--overwrite/--no-overwrite", panel=OUTPUT,
+        help="Replace the run in that folder.")] = None,
+    resume: Annotated[str | None, _option("--resume", panel=OUTPUT, metavar="RUN",
+        help="Go on with this run folder; 'latest' is the newest in runs/.")] = None,
+    allow_change: Annotated[bool, typer.Option("--allow-change", rich_help_panel=OUTPUT,
+        help="With --resume: go on although settings or photographs have changed.")] = False,
+    save_minutes: Annotated[float | None, _option("--save-minutes", panel=OUTPUT,
+        help="Between saves inside a long epoch.")] = None,
+    fingerprints: Annotated[bool | None, _option("--fingerprints/--no-fingerprints", panel=OUTPUT,
+        help="Let the weights remember which pictures they were trained on.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", rich_help_panel=OUTPUT,
+        help="Scan, build, make one step, forecast time and memory; write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train on a folder of photographs; the last line printed is the run folder.
+
+    Example: inceptcli train data/ --epochs 40
+    """
+    typed = _settings(ctx, TrainConfig)
+    if resume is not None:
+        config, sources = _resumed(resume, typed)
+    elif root is None:
+        raise UsageError("train: which photographs? give a folder, as in: inceptcli train data/")
+    else:
+        config, sources = resolve(recipe or DEFAULTS["recipe"], typed)
+    from inceptcli.engine import run as engine
+
+    script_lines = config.recipe == "tutorial"
+    with console.Listener(rows_to_stdout=not as_json, script_lines=script_lines) as listener:
+        if dry_run:
+            return show.forecast(engine.forecast(config, emit=listener), as_json=as_json)
+        result = engine.run(
+            config,
+            sources=sources,
+            resuming=resume is not None,
+            allow_change=allow_change,
+            emit=listener,
+        )
+    show.training(result, as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    ctx: typer.Context,
+    root: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DATA]", help="Labelled photographs. Without it: the run's own."),
+    ] = None,
+    model: Weights = None,
+    role: Annotated[str | None, typer.Option(metavar="train|val|test|all",
+        help="Which photographs. Without it: test, else val, else all.")] = None,
+    positive: Annotated[str | None, typer.Option(metavar="CLASS",
+        help="The class that a test is for: sensitivity, specificity, predictive values.")] = None,
+    class_map: Annotated[list[str] | None, typer.Option("--map", metavar="A=B",
+        help="Take the data's class A as the model's class B; may be repeated.")] = None,
+    class_names: ClassNames = None,
+    classes_from: ClassesFrom = None,
+    split: Split = None,
+    labels: Labels = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Without the stored temperature.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR",
+        help="Write metrics.json, predictions.csv and confusion.png there.")] = None,
+    strict: Annotated[bool, typer.Option("--strict",
+        help="Exit 8 when a photograph could not be read.")] = False,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    follow_links: FollowLinks = None,
+    max_bad: MaxBad = None,
+    max_megapixels: MaxMegapixels = None,
+    workers: Workers = None,
+    cache: Cache = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a trained network on labelled photographs.
+
+    Example: inceptcli evaluate photos/ -m runs/first/best_model.pth
+    """
+
+
+@app.command()
+def predict(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...",
+        help="Files, folders, patterns, or - for a list on stdin.")],
+    model: Weights = None,
+    recursive: Annotated[bool, typer.Option("-r", "--recursive",
+        help="Enter the folders inside a folder.")] = False,
+    null: Annotated[bool, typer.Option("-0", "--null",
+        help="The list on stdin is separated by NUL, as find -print0 writes it.")] = False,
+    topk: Annotated[int, typer.Option("-k", "--topk", min=1, max=1000,
+        help="Classes to give for each input.")] = 1,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE",
+        help="Write the rows there as well.")] = None,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print one JSON object a line.")] = False,
+    sort: Annotated[Path | None, typer.Option("--sort", metavar="DIR",
+        help="Place every file in a folder of its class below DIR.")] = None,
+    link: Annotated[str, typer.Option(metavar="symlink|hardlink|copy",
+        help="How --sort places files.")] = "copy",
+    class_names: ClassNames = None,
+    classes_from: ClassesFrom = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Without the stored temperature.")] = False,
+    threshold: Annotated[float | None, typer.Option(min=0.0, max=1.0,
+        help="Mark rows of a lower probability as uncertain.")] = None,
+    max_megapixels: MaxMegapixels = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Name the class of photographs: one row an input, in their order.
+
+    Example: inceptcli predict image.jpg -m best_model.pth
+    """
+
+
+@app.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+) -> None:
+    """Write the built-in sample: 1,797 handwritten digits as class folders.
+
+    Example: inceptcli sample digits/
+    """
+    from inceptcli.data.sample import write_sample
+
+    count = write_sample(folder)
+    console.say(f"{count} pictures of handwritten digits in 10 classes")
+    console.result(str(folder))
 
 
 if __name__ == "__main__":

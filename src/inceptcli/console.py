@@ -66,14 +66,15 @@ def result(text: str) -> None:
     stdout().print(Text(printable(text)))
 
 
+def result_block(text: str) -> None:
+    """Several lines on stdout."""
+    for line in text.split("\n"):
+        result(line)
+
+
 def print_json(value: object, *, indent: int | None = 2) -> None:
     """A JSON document on stdout, as UTF-8 that any reader takes."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # a file name that is not UTF-8: its bytes as \\udcXX escapes
-        text = json.dumps(value, indent=indent, allow_nan=False)
-    sys.stdout.buffer.write(text.encode("utf-8") + b"\n")
+    sys.stdout.write(json.dumps(value, indent=indent, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 
@@ -83,6 +84,7 @@ def print_table(
     *,
     title: str = "",
     left: int = 1,
+    markdown: bool = False,
     console: Console | None = None,
 ) -> None:
     """A table on stdout: drawn on a terminal, aligned plain columns in a pipe.
@@ -92,10 +94,17 @@ def print_table(
         rows: The cells; None is shown as a dash.
         title: A line above.
         left: How many columns, from the first, are aligned to the left.
+        markdown: Print a Markdown table instead.
         console: Where to print; stdout by default.
     """
     console = console or stdout()
     body = [[_text(cell) for cell in row] for row in rows]
+    if markdown:
+        rule = [Text(":--" if index < left else "--:") for index in range(len(columns))]
+        for row in [[Text(name) for name in columns], rule, *body]:
+            cells = (cell.plain.replace("|", r"\|") for cell in row)
+            console.print(Text(f"| {' | '.join(cells)} |"))
+        return
     if console.is_terminal:
         table = Table(box=box.SIMPLE_HEAD, title=Text(title, style="bold") if title else None)
         table.title_justify = "left"
@@ -257,9 +266,7 @@ def script_line(row: EpochDone) -> str:
     )
 
 
-def print_roles(
-    counts: Mapping[str, Mapping[str, int]], *, console: Console | None = None
-) -> None:
+def print_roles(counts: Mapping[str, Mapping[str, int]], *, console: Console | None = None) -> None:
     """Photographs by class and role, with their sums."""
     roles = [role for role in ("train", "val", "test") if any(role in c for c in counts.values())]
     rows: list[list[Cell]] = [

@@ -116,7 +116,9 @@ class StateSaved:
     step: int
 
 
-Event = Notice | Warned | Progress | RolesReady | TrainingStarted | BatchDone | EpochDone | StateSaved
+Event = (
+    Notice | Warned | Progress | RolesReady | TrainingStarted | BatchDone | EpochDone | StateSaved
+)
 Emit = Callable[[Event], None]
 
 

@@ -63,9 +63,13 @@ class Photos:
             return np.arange(len(self.names))
         return np.flatnonzero(self.roles == role)
 
-    def pixels(self, indices: Ints) -> Pixels:
-        """(n, S, S, 3) uint8 of the photographs at ``indices``."""
-        return self.store.take(self.positions[indices])
+    def pixels(self, indices: Ints) -> tuple[Pixels, Ints]:
+        """The pixels (n, S, S, 3) uint8 of these photographs, and which they are.
+
+        A file that has vanished or changed since it was looked at is left out of both.
+        """
+        pixels, positions = self.store.take(self.positions[indices])
+        return pixels, np.searchsorted(self.positions, positions)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """class -> role -> number of photographs; only roles that occur."""
@@ -80,34 +84,30 @@ def prepare(
     config: DataConfig,
     *,
     keep_pixels: bool = True,
-    divide: bool = True,
     emit: Emit = silent,
     stopping: Callable[[], bool] = never,
 ) -> Photos:
     """Everything about the photographs that a command needs before its first step.
 
     Args:
-        config: Which photographs and how they are divided.
-        keep_pixels: Whether ``store`` is filled in the same pass.
-        divide: Whether roles are made where the folder and a split give none; else all are "test".
+        config: Which photographs, and how they are divided.
+        keep_pixels: Whether the one pass over the files keeps their pixels too.
         emit: Told of progress, groups, roles and rejected files.
-        stopping: Asked now and then; when true, the pass ends with StoppingError.
+        stopping: Asked several times a second; true ends the pass with ``StoppingError``.
 
     Raises:
         DataError: The folder, its classes or its files cannot be used; the message says why.
     """
-    dataset = scan_for(config)
+    dataset = scan(config)
     for note in dataset.notes:
         emit(Notice(note))
-    spec = PixelSpec(config.image_size, config.resize, config.max_megapixels)
-    found = survey(
-        dataset.samples,
-        spec,
-        root=dataset.root,
-        cache=config.cache,
+    reading = Reading(
         workers=default_workers() if config.workers is None else config.workers,
-        keep_pixels=keep_pixels,
-        on_progress=lambda done, total: emit(Progress("reading photographs", done, total)),
         stopping=stopping,
+        cache=config.cache,
+        keep_pixels=keep_pixels,
+        emit=emit,
     )
-    ...
+    spec = PixelSpec(config.image_size, config.resize, config.max_megapixels)
+    found = survey(dataset.samples, spec, reading)
+    return _divide(dataset, found, config, emit)

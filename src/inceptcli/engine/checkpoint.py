@@ -1,171 +1,139 @@
-"""When and what a training saves: the best weights, the state to go on from, the history."""
+"""When and what a training saves: the best weights, the state to go on from, the history.
+
+All processes call these functions; only the first writes. A save that fails before the end is a
+warning: the files of before are whole, and the next save tries again.
+"""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from inceptcli.engine import resume
-from inceptcli.engine.device import Device
 from inceptcli.engine.guard import check_finite
-from inceptcli.engine.resume import Progress, Saved
-from inceptcli.engine.signals import StopRequest
+from inceptcli.engine.resume import Saved
+from inceptcli.engine.training import Training
 from inceptcli.errors import OutputError, StoppedError
-from inceptcli.events import Emit, EpochDone, StateSaved, Warned
+from inceptcli.events import EpochDone, StateSaved, Warned
 from inceptcli.files import write_csv
-from inceptcli.model.weights import Record, save_weights
+from inceptcli.model.weights import save_weights
 
 BEST, HISTORY = "best_model.pth", "history.csv"
 
 
-@dataclass
-class Keeper:
-    """Saves one training. All processes call it; only the first writes.
+def save_epoch(training: Training, row: EpochDone) -> None:
+    """Save after an epoch: first the best weights, then the state, then the history.
 
-    A save that fails before the end is a warning: the files of before are whole, and the next
-    save tries again.
-
-    Attributes:
-        run_dir: The run folder.
-        record: What the weights file says of itself, but for the epoch and its figures.
-        fingerprints: The weights file's record of the training pictures, or None.
-        settings: The training's settings as plain values.
-        data: What a resumed training compares its pictures with.
-        save_seconds: Between saves inside an epoch.
+    Raises:
+        DivergedError: A weight is not finite; nothing was written.
+        StoppedError: A signal asked for a stop; everything is saved.
     """
+    t = training
+    _check_finite(t, f"the end of epoch {row.epoch}")
+    if row.best and t.device.is_first:
+        weights = {name: part.cpu().clone() for name, part in t.model.state_dict().items()}
+        figures = {"val_accuracy": row.val_accuracy, "val_loss": row.val_loss}
+        t.saving.best = weights, replace(t.record, epoch=row.epoch, metrics=figures)
+    _save(t, must=False)
+    stop_if_asked(t)
 
-    run_dir: Path
-    record: Record
-    fingerprints: bytes | None
-    settings: dict[str, Any]
-    data: dict[str, Any]
-    save_seconds: float
-    device: Device
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    progress: Progress
-    stop: StopRequest
-    emit: Emit
-    _saved_at: float = field(default_factory=time.monotonic)
-    _best: tuple[dict[str, Tensor], Record] | None = None  # what is not on the disk yet
-    _behind: bool = False  # whether the last save failed
 
-    def save_epoch(self, row: EpochDone) -> None:
-        """Save after an epoch: first the best weights, then the state, then the history.
+def save_if_due(training: Training, sums: Tensor, seconds: float) -> None:
+    """Save inside an epoch when the time has come or a signal has.
 
-        Raises:
-            DivergedError: A weight is not finite; nothing was written.
-            StoppedError: A signal asked for a stop; everything is saved.
-        """
-        self._check_finite(f"the end of epoch {row.epoch}")
-        if row.best and self.device.is_first:
-            weights = {name: part.cpu().clone() for name, part in self.model.state_dict().items()}
-            figures = {"val_accuracy": row.val_accuracy, "val_loss": row.val_loss}
-            self._best = weights, replace(self.record, epoch=row.epoch, metrics=figures)
-        self._save(must=False)
-        self.stop_if_asked()
+    Args:
+        training: The training.
+        sums: (3,) this process's sums of losses, right answers and images of the epoch.
+        seconds: The epoch's time so far.
 
-    def save_if_due(self, sums: Tensor, seconds: float) -> None:
-        """Save inside an epoch when the time has come or a signal has.
+    Raises:
+        DivergedError: A weight is not finite; nothing was written.
+        StoppedError: A signal asked for a stop; the state is saved.
+    """
+    t = training
+    due = time.monotonic() - t.saving.at >= 60 * t.config.save_minutes
+    if t.device.most(int(due or bool(t.stop))):
+        t.progress.note(t.device.sum(sums.clone()), seconds)
+        _check_finite(t, f"epoch {t.progress.epoch}, step {t.progress.step}")
+        _save(t, must=False)
+        stop_if_asked(t)
 
-        Args:
-            sums: (3,) this process's sums of losses, right answers and images of the epoch.
-            seconds: The epoch's time so far.
 
-        Raises:
-            DivergedError: A weight is not finite; nothing was written.
-            StoppedError: A signal asked for a stop; the state is saved.
-        """
-        due = time.monotonic() - self._saved_at >= self.save_seconds and self.device.is_first
-        if self.device.most(int(due or bool(self.stop))):
-            self.progress.note(self.device.sum(sums.clone()), seconds)
-            at = f"epoch {self.progress.epoch}, step {self.progress.step}"
-            self._check_finite(at)
-            self._save(must=bool(self.stop))
-            self.stop_if_asked()
+def stop_if_asked(training: Training) -> None:
+    """End the training here if a signal asked any process to; its state must be saved.
 
-    def stop_if_asked(self) -> None:
-        """End the training here if a signal asked any process to; the state must be saved.
-
-        Raises:
-            StoppedError: It did.
-        """
-        signum = self.device.most(self.stop.signum or 0)
-        if signum:
-            self.stop_now(signum)
-
-    def stop_now(self, signum: int) -> None:
-        """Save where ``progress`` stands and end the training.
-
-        Raises:
-            StoppedError: Always, unless the save fails.
-            OutputError: The state could not be saved.
-        """
-        self._save(must=True)
+    Raises:
+        StoppedError: It did.
+        OutputError: It did, and the state could not be saved.
+    """
+    signum = training.device.most(training.stop.signum or 0)
+    if signum:
+        finish(training)
         raise StoppedError(
-            f"stopped at epoch {self.progress.epoch}, step {self.progress.step}; go on with: "
-            f"inceptcli train --resume {self.run_dir}",
+            f"stopped at epoch {training.progress.epoch}, step {training.progress.step}; go on "
+            f"with: inceptcli train --resume {training.run_dir}",
             signum,
         )
 
-    def finish(self) -> None:
-        """Write what an earlier save could not.
 
-        Raises:
-            OutputError: It still cannot be written.
-        """
-        if self._behind:
-            self._save(must=True)
+def finish(training: Training) -> None:
+    """Write what an earlier save could not.
 
-    def _save(self, *, must: bool) -> None:
-        if not self.device.is_first:
-            return
+    Raises:
+        OutputError: It still cannot be written.
+    """
+    if training.saving.behind:
+        _save(training, must=True)
+
+
+def _save(t: Training, *, must: bool) -> None:
+    if t.device.is_first:
         try:
-            self._write()
+            _write(t)
         except OutputError as error:
-            self._behind = True
+            t.saving.behind = True
             if must:
                 raise
-            self.emit(Warned(f"not saved, training goes on and tries again: {error}"))
+            t.emit(Warned(f"not saved; training goes on and tries again: {error}"))
         else:
-            self._behind = False
-            self.emit(StateSaved(self.progress.epoch, self.progress.step))
-        self._saved_at = time.monotonic()
-
-    def _write(self) -> None:
-        if self._best is not None:
-            weights, record = self._best
-            save_weights(self.run_dir / BEST, weights, record, fingerprints=self.fingerprints)
-            self._best = None
-        saved = Saved(
-            progress=self.progress,
-            model=self.model.state_dict(),
-            optimizer=self.optimizer.state_dict(),
-            scaler=self.scaler.state_dict(),
-            settings=self.settings,
-            surroundings=resume.surroundings(str(self.device.torch_device)),
-            data=self.data,
-        )
-        resume.save(self.run_dir, saved)
-        write_history(self.run_dir / HISTORY, self.progress.history)
-
-    def _check_finite(self, when: str) -> None:
-        check_finite(self.model.state_dict(), what="weights", when=when)
-        check_finite(self.optimizer.state_dict(), what="optimizer state", when=when)
+            t.saving.behind = False
+            t.emit(StateSaved(t.progress.epoch, t.progress.step))
+    t.saving.at = time.monotonic()
 
 
-def write_history(path: Path, history: list[EpochDone]) -> None:
+def _write(t: Training) -> None:
+    if t.saving.best is not None:
+        weights, record = t.saving.best
+        save_weights(t.run_dir / BEST, weights, record, fingerprints=t.fingerprints)
+        t.saving.best = None
+    saved = Saved(
+        progress=t.progress,
+        model=t.model.state_dict(),
+        optimizer=t.optimizer.state_dict(),
+        scaler=t.scaler.state_dict(),
+        settings=t.config.to_json(),
+        surroundings=resume.surroundings(t.device),
+        data=t.data,
+    )
+    resume.save(t.run_dir, saved)
+    write_history(t.run_dir / HISTORY, t.progress.history)
+
+
+def _check_finite(t: Training, when: str) -> None:
+    check_finite(t.model.state_dict(), what="weights", when=when)
+    check_finite(t.optimizer.state_dict(), what="optimizer state", when=when)
+
+
+def write_history(path: Path, history: Sequence[EpochDone]) -> None:
     """Write ``history.csv``: one row an epoch, figures in full precision, best as 0 or 1.
 
     Raises:
         OutputError: It could not be written.
     """
+    header = [item.name for item in fields(EpochDone)]
     rows = [asdict(row) | {"best": int(row.best)} for row in history]
-    header = [*EpochDone.__dataclass_fields__]
     write_csv(path, header, [[row[name] for name in header] for row in rows])

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -15,10 +17,19 @@ from inceptcli.data.loader import normalise
 from inceptcli.data.prepare import Photos
 from inceptcli.data.reader import Looked, PixelSpec, read
 from inceptcli.engine.device import Device
+from inceptcli.errors import UsageError
+from inceptcli.files import printable
 from inceptcli.model.fold import fold_batch_norm
+from inceptcli.model.inception import build
+from inceptcli.model.weights import Weights, load_into, load_weights, name_outputs
 
 BATCH_SIZE = 32
 Watch = Callable[[int, int], None]  # images done, images in all
+
+
+def nobody(done: int, total: int) -> None:
+    """Watch nothing: the default."""
+    del done, total
 
 
 class Classifier:
@@ -41,34 +52,103 @@ class Classifier:
         return answer.float().cpu()
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A weights file, its network and what to call its answers.
+
+    Attributes:
+        weights: The file as it was read and checked.
+        model: The network with those weights.
+        classes: Its class names, or () when nobody gave them.
+        outputs: A name for each output; those without a class are called "class 7".
+        temperature: What logits are divided by before the softmax.
+        spec: How a picture becomes the network's input.
+    """
+
+    weights: Weights
+    model: nn.Module
+    classes: tuple[str, ...]
+    outputs: tuple[str, ...]
+    temperature: float
+    spec: PixelSpec
+
+
+def load_network(path: Path, *, classes: Sequence[str] = (), raw: bool = False) -> Loaded:
+    """Read a weights file and build its network.
+
+    Args:
+        path: The file.
+        classes: Names for the outputs, for a file without a record.
+        raw: Leave the stored temperature aside.
+
+    Raises:
+        WeightsError: The file is damaged, hostile or not of a network known here.
+        UsageError: Names were given although the file has its own, or too many.
+    """
+    weights = load_weights(path)
+    record = weights.record
+    if classes and record is not None:
+        raise UsageError(
+            f"{printable(str(path))} names its own classes; leave out --class-names "
+            "and --classes-from"
+        )
+    if len(classes) > weights.outputs:
+        raise UsageError(
+            f"{len(classes)} class names for a network of {weights.outputs} outputs; give "
+            f"at most {weights.outputs}"
+        )
+    names = record.classes if record is not None else tuple(classes)
+    model = build(weights.arch, weights.outputs, weights.image_size)
+    load_into(model, weights)
+    return Loaded(
+        weights=weights,
+        model=model,
+        classes=names,
+        outputs=name_outputs(names, weights.outputs),
+        temperature=1.0 if raw or record is None else record.temperature or 1.0,
+        spec=PixelSpec(weights.image_size, record.resize if record else "stretch"),
+    )
+
+
+class Answers(NamedTuple):
+    """What a network answers for photographs.
+
+    Attributes:
+        which: (N,) int64, indices into the photographs, in order.
+        logits: (N, C) float32, on the CPU.
+    """
+
+    which: npt.NDArray[np.int64]
+    logits: Tensor
+
+
 def infer_role(
-    model: nn.Module, photos: Photos, role: str, device: Device, *, watch: Watch | None = None
-) -> tuple[Tensor, Tensor]:
-    """The logits and labels of all pictures of a role, in their order, in every process.
+    model: nn.Module, photos: Photos, role: str, device: Device, *, watch: Watch = nobody
+) -> Answers:
+    """The logits of all photographs of a role, the same in every process.
 
-    Each process computes every ``world``-th picture, so that the answers do not depend on the
-    number of processes.
-
-    Returns:
-        Logits (N, C) float32 and labels (N,) int64, both on the CPU.
+    Each process computes every ``world``-th of them, so that nothing depends on their number. A
+    photograph that has vanished since it was looked at has no answer.
     """
     classifier = Classifier(model, device)
     chosen = photos.indices(role)
-    own = np.arange(device.rank, len(chosen), device.world)
+    own = chosen[device.rank :: device.world]
+    where: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
     parts: list[Tensor] = []
     for start in range(0, len(own), BATCH_SIZE):
-        pixels = photos.store.take(chosen[own[start : start + BATCH_SIZE]])
-        parts.append(classifier.logits(torch.from_numpy(pixels)))
-        if watch is not None:
-            watch(min((start + BATCH_SIZE) * device.world, len(chosen)), len(chosen))
-    labels = torch.from_numpy(photos.labels[chosen])
-    if device.world == 1:
-        return torch.cat(parts), labels
+        pixels, which = photos.pixels(own[start : start + BATCH_SIZE])
+        if len(which):
+            parts.append(classifier.logits(torch.from_numpy(pixels)))
+            where.append(which)
+        watch(min((start + BATCH_SIZE) * device.world, len(chosen)), len(chosen))
     outputs = device.most(parts[0].shape[1] if parts else 0)
-    logits = torch.zeros(len(chosen), outputs)
+    logits = torch.zeros(len(photos.names), outputs)
+    there = torch.zeros(len(photos.names))
     if parts:
-        logits[own] = torch.cat(parts)
-    return device.sum(logits).cpu(), labels
+        found = torch.from_numpy(np.concatenate(where))
+        logits[found], there[found] = torch.cat(parts), 1.0
+    answered = np.flatnonzero(device.sum(there).cpu().numpy())
+    return Answers(answered, device.sum(logits).cpu()[answered])
 
 
 @dataclass(frozen=True, slots=True)

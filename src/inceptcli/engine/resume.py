@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inceptcli.engine.device import Device
 from inceptcli.errors import DataError, InceptcliError, WeightsError
 from inceptcli.events import EpochDone
 from inceptcli.files import printable
@@ -48,6 +49,11 @@ class Progress:
     history: list[EpochDone] = field(default_factory=list)
     best_epoch: int = 0
     best_score: tuple[float, float] = (-float("inf"), -float("inf"))
+
+    def sums(self) -> Tensor:
+        """(3,) float64: what ``note`` took over."""
+        values = [self.loss_sum, self.correct, self.images]
+        return torch.tensor(values, dtype=torch.float64)
 
     def note(self, sums: Tensor, seconds: float) -> None:
         """Take over the sums (3,) of losses, right answers and images of the epoch so far."""
@@ -124,12 +130,14 @@ def load(run_dir: Path) -> tuple[Saved, list[str]]:
     raise WeightsError("no valid state to resume from: " + "; ".join(problems))
 
 
-def surroundings(device: str) -> dict[str, Any]:
+def surroundings(device: Device) -> dict[str, Any]:
     """What may change the last bits of a result without changing its meaning."""
     return {
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
-        "device": device,
+        "device": device.torch_device.type,
+        "precision": device.precision,
+        "processes": device.world,
     }
 
 

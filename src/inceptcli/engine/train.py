@@ -6,44 +6,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from inceptcli.config import TrainConfig
-from inceptcli.data.loader import Batch, Loader, normalise
-from inceptcli.data.prepare import Photos
-from inceptcli.engine.checkpoint import Keeper
-from inceptcli.engine.device import Device
+from inceptcli.data.loader import Batch, normalise
+from inceptcli.engine.checkpoint import save_epoch, save_if_due
 from inceptcli.engine.guard import Guard
-from inceptcli.engine.infer import infer_role
-from inceptcli.engine.optim import LossPerImage, learning_rate
-from inceptcli.engine.resume import Progress
-from inceptcli.engine.signals import StopRequest
-from inceptcli.events import BatchDone, Emit, EpochDone
-
-
-@dataclass
-class Training:
-    """All that takes part in one training; ``fit`` moves it on from where ``progress`` stands."""
-
-    config: TrainConfig
-    device: Device
-    photos: Photos
-    model: nn.Module  # as it is saved
-    parallel: nn.Module  # the same network, as all processes train it together
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    losses_of: LossPerImage
-    loader: Loader
-    keeper: Keeper
-    progress: Progress
-    stop: StopRequest
-    emit: Emit
+from inceptcli.engine.infer import Watch, infer_role
+from inceptcli.engine.optim import learning_rate
+from inceptcli.engine.training import Training
+from inceptcli.events import BatchDone, EpochDone
 
 
 class Validation(NamedTuple):
@@ -81,15 +56,15 @@ def fit(training: Training) -> None:
             progress.best_epoch, progress.best_score = row.epoch, val.score
         progress.history.append(row)
         progress.begin(row.epoch + 1)
-        t.keeper.save_epoch(row)
+        save_epoch(t, row)
         t.emit(row)
 
 
 def train_one_epoch(training: Training) -> tuple[float, float]:
     """Pass once over the training pictures; the mean loss and accuracy over them."""
     t, progress, device = training, training.progress, training.device
-    done = torch.tensor([progress.loss_sum, progress.correct, progress.images], dtype=device.wide)
-    sums = done.to(device.torch_device) * device.is_first  # summed over processes when looked at
+    sums = progress.sums().to(device.torch_device, device.wide)
+    sums *= device.is_first  # they are added over the processes when looked at
     guard, clock = Guard(device.precision), Clock(t, already=progress.seconds)
     t.parallel.train()
     for batch in t.loader.epoch(progress.epoch, start=progress.step):
@@ -102,7 +77,7 @@ def train_one_epoch(training: Training) -> tuple[float, float]:
         clock.tick(batch)
         if progress.step % device.check_every == 0:
             guard.check()
-            t.keeper.save_if_due(sums, clock.seconds)
+            save_if_due(t, sums, clock.seconds)
     guard.check()
     progress.note(device.sum(sums), clock.seconds)
     return progress.loss_sum / progress.images, progress.correct / progress.images
@@ -147,8 +122,9 @@ def seed_dropout(training: Training) -> None:
 def validate(training: Training) -> Validation:
     """Loss and accuracy over the val role, the same in every process."""
     t = training
-    logits, labels = infer_role(t.model, t.photos, "val", t.device, watch=val_watch(t))
-    losses = t.losses_of(logits, labels).double()
+    which, logits = infer_role(t.model, t.photos, "val", t.device, watch=val_watch(t))
+    labels = torch.from_numpy(t.photos.labels[which])
+    losses = t.losses_of(logits, labels).double()  # (N,)
     right = (logits.argmax(dim=1) == labels).double()
     loss, accuracy = float(losses.mean()), float(right.mean())
     if t.config.monitor == "val_loss":
@@ -204,8 +180,8 @@ def val_watch(training: Training) -> Watch:
     t, started = training, time.monotonic()
 
     def watch(done: int, total: int) -> None:
-        if t.stop.signum is not None and t.device.world == 1:  # several agree after validation
-            t.keeper.stop_now(t.stop.signum)
+        if t.device.world == 1:  # several agree on a stop after validation
+            save_if_due(t, t.progress.sums(), t.progress.seconds)
         rate = done / max(time.monotonic() - started, 1e-9)
         t.emit(BatchDone(t.progress.epoch, "val", done, total, rate, 0.0))
 

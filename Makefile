@@ -1,0 +1,54 @@
+# make demo   install, then train, evaluate and predict on real handwritten digits
+# make test   install with the test extras, then run the whole suite
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+
+.PHONY: demo test test-all lint types docs check bench clean
+
+demo: $(VENV)/installed
+	rm -rf $(DEMO)
+	$(BIN)/inceptcli sample $(DEMO)/digits
+	$(BIN)/inceptcli train $(DEMO)/digits --epochs 3 --img-size 64 -o $(DEMO)/run
+	$(BIN)/inceptcli evaluate -m $(DEMO)/run/best_model.pth
+	$(BIN)/inceptcli predict -m $(DEMO)/run/best_model.pth \
+		$(DEMO)/digits/0/0000.png $(DEMO)/digits/1/0001.png $(DEMO)/digits/2/0002.png
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+test-all: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m ""
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+docs: $(VENV)/installed-test
+	$(BIN)/python docs/make_reference.py
+
+check: lint types test
+
+clean:
+	rm -rf $(VENV) $(DEMO)
+
+# One stamp a set of extras; each is made anew when the package's description changes.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/installed-test: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@ $(VENV)/installed
+
+$(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@ $(VENV)/installed $(VENV)/installed-test

@@ -1,0 +1,213 @@
+"""A weights file against labelled photographs: figures, rows, and the files that hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inceptcli import __version__
+from inceptcli.data.prepare import Photos
+from inceptcli.engine.device import Device
+from inceptcli.engine.infer import Loaded, Watch, infer_role, nobody
+from inceptcli.engine.metrics import Figures, score
+from inceptcli.errors import DataError
+from inceptcli.events import Emit, Notice, silent
+from inceptcli.files import printable, write_csv, write_json
+
+MAX_PROBABILITY_COLUMNS = 100  # classes up to which predictions.csv has a column for each
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model answered for the photographs of a role, and how good that is.
+
+    Attributes:
+        role: "train", "val", "test" or "all".
+        classes: The model's class names.
+        outputs: A name for each of its outputs; the classes come first.
+        names: Paths relative to the data root.
+        labels: (N,) int64, indices into ``outputs``.
+        groups: (N,) int64, equal for pictures of the same thing.
+        logits: (N, C) float32, as the network answers them.
+        temperature: What probabilities are computed with; 1 for none.
+        positive: The class that a test is for, or None.
+        seed: Of the intervals' bootstrap.
+        rejected: Files of the data folder that could not be read.
+        weights: The weights file and its digest.
+    """
+
+    role: str
+    classes: tuple[str, ...]
+    outputs: tuple[str, ...]
+    names: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
+    temperature: float
+    positive: str | None
+    seed: int
+    rejected: int
+    weights: dict[str, str | None]
+
+    @cached_property
+    def figures(self) -> Figures:
+        """All figures, computed when they are first asked for."""
+        return score(
+            self.logits,
+            self.labels,
+            classes=self.classes,
+            groups=self.groups,
+            temperature=self.temperature,
+            positive=self.positive,
+            seed=self.seed,
+        )
+
+    def at(self, temperature: float) -> Evaluation:
+        """The same answers with another temperature."""
+        return replace(self, temperature=temperature)
+
+    @property
+    def probabilities(self) -> npt.NDArray[np.float64]:
+        """(N, C), each row sums to 1."""
+        scaled = self.logits.astype(np.float64) / self.temperature
+        scaled -= scaled.max(axis=1, keepdims=True)
+        exponentials = np.exp(scaled)
+        result: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+        return result
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures and where they come from; ``metrics.json`` and ``evaluate --json``."""
+        return {
+            "format": 1,
+            "inceptcli": __version__,
+            "role": self.role,
+            "weights": self.weights,
+            "rejected": self.rejected,
+            "temperature": self.temperature,
+            **self.figures.to_json(),
+        }
+
+
+def evaluate(
+    loaded: Loaded,
+    photos: Photos,
+    role: str,
+    device: Device,
+    *,
+    class_map: Mapping[str, str] | None = None,
+    positive: str | None = None,
+    seed: int = 0,
+    emit: Emit = silent,
+    watch: Watch = nobody,
+) -> Evaluation:
+    """Every figure of a model on the photographs of a role, classes aligned by name.
+
+    Raises:
+        DataError: The role has no photograph, or a class that the model does not know.
+        UsageError: ``positive`` is not a class of the model.
+    """
+    chosen = photos.indices(role)
+    if not len(chosen):
+        raise DataError(
+            f"no photograph has the role '{role}' in {printable(str(photos.root))}; "
+            "choose another --role"
+        )
+    known = loaded.classes or loaded.outputs
+    index_of = align(photos.classes, known, class_map or {}, emit)
+    answers = infer_role(loaded.model, photos, role, device, watch=watch)
+    return Evaluation(
+        role=role,
+        classes=tuple(known),
+        outputs=loaded.outputs,
+        names=tuple(photos.names[i] for i in answers.which),
+        labels=index_of[photos.labels[answers.which]],
+        groups=photos.grouping.ids[answers.which],
+        logits=answers.logits.numpy(),
+        temperature=loaded.temperature,
+        positive=positive,
+        seed=seed,
+        rejected=len(photos.rejected),
+        weights={"path": str(loaded.weights.path), "digest": loaded.weights.digest},
+    )
+
+
+def align(
+    classes: Sequence[str], known: Sequence[str], class_map: Mapping[str, str], emit: Emit
+) -> npt.NDArray[np.int64]:
+    """For each class of the data its index among the model's, found by name.
+
+    Args:
+        classes: The data's class names.
+        known: The model's class names, in the order of its outputs.
+        class_map: The user's own: a class of the data -> a class of the model.
+        emit: Told of classes of the model that the data lack, and of another order.
+
+    Raises:
+        DataError: A class has no counterpart; the message names both lists and near matches.
+    """
+    wanted = [class_map.get(name, name) for name in classes]
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise DataError(
+            f"the model does not know {_list(unknown)}; it knows {_list(known)}, the data have "
+            f"{_list(classes)}; {_map_advice(unknown, known)}"
+        )
+    absent = [name for name in known if name not in wanted]
+    if absent:
+        emit(Notice(f"classes of the model without a photograph here: {_list(absent)}"))
+    order = [known.index(name) for name in wanted]
+    if order != sorted(order):
+        emit(Notice("the classes are in another order than the model's; they are taken by name"))
+    return np.array(order, dtype=np.int64)
+
+
+def _map_advice(unknown: Sequence[str], known: Sequence[str]) -> str:
+    lower = {name.casefold(): name for name in known}
+    for name in unknown:
+        near = get_close_matches(name.casefold(), lower, n=1, cutoff=0.75)
+        if near:
+            pair = f"{printable(name)}={printable(lower[near[0]])}"
+            return f"did you mean --map '{pair}'?"
+    return f"give --map '{printable(unknown[0])}=CLASS', or leave that folder out"
+
+
+def _list(names: Sequence[str], most: int = 20) -> str:
+    shown = ", ".join(printable(name) for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def write_predictions(path: Path, evaluation: Evaluation) -> None:
+    """Write ``predictions.csv``: path, class, predicted, probability, correct, one column a class.
+
+    Raises:
+        OutputError: It could not be written.
+    """
+    outputs = evaluation.outputs
+    columns = len(outputs) if len(outputs) <= MAX_PROBABILITY_COLUMNS else 0
+    header = ["path", "class", "predicted", "probability", "correct"]
+    header += [f"p({name})" for name in outputs[:columns]]
+
+    def rows() -> Iterator[list[object]]:
+        answers = zip(evaluation.names, evaluation.labels, evaluation.probabilities, strict=True)
+        for name, label, probabilities in answers:
+            best = int(probabilities.argmax())
+            row: list[object] = [name, outputs[label], outputs[best], float(probabilities[best])]
+            yield [*row, int(best == label), *map(float, probabilities[:columns])]
+
+    write_csv(path, header, rows())
+
+
+def write_metrics(path: Path, evaluations: Mapping[str, Evaluation]) -> None:
+    """Write ``metrics.json``: one object a role.
+
+    Raises:
+        OutputError: It could not be written.
+    """
+    write_json(path, {role: evaluation.to_json() for role, evaluation in evaluations.items()})

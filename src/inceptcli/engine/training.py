@@ -1,0 +1,78 @@
+"""All that takes part in one training, in one place."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from inceptcli.config import TrainConfig
+from inceptcli.data.loader import Loader
+from inceptcli.data.prepare import Photos
+from inceptcli.engine.device import Device
+from inceptcli.engine.optim import LossPerImage
+from inceptcli.engine.resume import Progress
+from inceptcli.engine.signals import StopRequest
+from inceptcli.events import Emit
+from inceptcli.model.weights import Record
+
+
+@dataclass
+class Saving:
+    """What of a training is on the disk.
+
+    Attributes:
+        at: When it was last saved or tried, on the monotonic clock, seconds.
+        best: The best weights and their record while they are not on the disk yet.
+        behind: Whether the last save failed.
+    """
+
+    at: float = field(default_factory=time.monotonic)
+    best: tuple[dict[str, Tensor], Record] | None = None
+    behind: bool = False
+
+
+@dataclass
+class Training:
+    """One training; ``train.fit`` moves it on from where ``progress`` stands.
+
+    Attributes:
+        config: Its settings.
+        device: Where and how it computes.
+        photos: What it learns from.
+        model: The network as it is saved.
+        parallel: The same network, as all processes train it together.
+        optimizer: What moves the weights.
+        scaler: Of gradients; does nothing unless the precision is fp16.
+        losses_of: The loss of each image.
+        loader: Batches of the training pictures.
+        run_dir: Its folder.
+        record: What its weights file says of itself, but for the epoch and its figures.
+        fingerprints: The weights file's record of the training pictures, or None.
+        stop: Set by a signal.
+        emit: Told of what happens.
+        progress: Where it stands.
+        saving: What of it is on the disk.
+    """
+
+    config: TrainConfig
+    device: Device
+    photos: Photos
+    model: nn.Module
+    parallel: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    losses_of: LossPerImage
+    loader: Loader
+    run_dir: Path
+    record: Record
+    fingerprints: bytes | None
+    stop: StopRequest
+    emit: Emit
+    progress: Progress = field(default_factory=Progress)
+    saving: Saving = field(default_factory=Saving)
+    data: dict[str, Any] = field(default_factory=dict)
