@@ -384,38 +384,94 @@ def train(
         Path | None,
         typer.Argument(metavar="DATA", help="Folder of class folders, or of train/ val/ [test/]."),
     ] = None,
-    recipe: Annotated[str | None, _option("--recipe", panel=TRAINING, metavar="default|tutorial",
-        help="Where the other defaults come from; tutorial is the script, faithfully.")] = None,
-    epochs: Annotated[int | None, _option("--epochs", panel=TRAINING,
-        help="Passes over the training pictures.")] = None,
-    batch_size: Annotated[int | None, _option("-b", "--batch-size", panel=TRAINING,
-        help="Images a step, over all processes.")] = None,
-    lr: Annotated[float | None, _option("--lr", panel=TRAINING,
-        help="Largest learning rate.")] = None,
-    optimizer: Annotated[str | None, _option("--optimizer", panel=TRAINING,
-        metavar="adam|adamw|sgd", help="What moves the weights.")] = None,
-    weight_decay: Annotated[float | None, _option("--weight-decay", panel=TRAINING,
-        help="On kernels and matrices only.")] = None,
-    schedule: Annotated[str | None, _option("--schedule", panel=TRAINING,
-        metavar="constant|cosine", help="Of the learning rate, by step.")] = None,
-    warmup_epochs: Annotated[float | None, _option("--warmup-epochs", panel=TRAINING,
-        help="In which the learning rate rises.")] = None,
-    flips: Annotated[str | None, _option("--flips", panel=TRAINING, metavar="none|h|hv",
-        help="Random mirror images: none, left-right, also upside down.")] = None,
-    class_weights: Annotated[str | None, _option("--class-weights", panel=TRAINING,
-        metavar="none|balanced", help="Let small classes count as much as large ones.")] = None,
-    monitor: Annotated[str | None, _option("--monitor", panel=TRAINING,
-        metavar="val_accuracy|val_balanced_accuracy|val_loss",
-        help="What the best epoch is best in; ties go to the lower loss.")] = None,
-    patience: Annotated[int | None, _option("--patience", panel=TRAINING,
-        help="Stop after so many epochs without a better one.")] = None,
+    recipe: Annotated[
+        str | None,
+        _option(
+            "--recipe",
+            panel=TRAINING,
+            metavar="default|tutorial",
+            help="Where the other defaults come from; tutorial is the script, faithfully.",
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, _option("--epochs", panel=TRAINING, help="Passes over the training pictures.")
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        _option("-b", "--batch-size", panel=TRAINING, help="Images a step, over all processes."),
+    ] = None,
+    lr: Annotated[
+        float | None, _option("--lr", panel=TRAINING, help="Largest learning rate.")
+    ] = None,
+    optimizer: Annotated[
+        str | None,
+        _option(
+            "--optimizer", panel=TRAINING, metavar="adam|adamw|sgd", help="What moves the weights."
+        ),
+    ] = None,
+    weight_decay: Annotated[
+        float | None,
+        _option("--weight-decay", panel=TRAINING, help="On kernels and matrices only."),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        _option(
+            "--schedule",
+            panel=TRAINING,
+            metavar="constant|cosine",
+            help="Of the learning rate, by step.",
+        ),
+    ] = None,
+    warmup_epochs: Annotated[
+        float | None,
+        _option("--warmup-epochs", panel=TRAINING, help="In which the learning rate rises."),
+    ] = None,
+    flips: Annotated[
+        str | None,
+        _option(
+            "--flips",
+            panel=TRAINING,
+            metavar="none|h|hv",
+            help="Random mirror images: none, left-right, also upside down.",
+        ),
+    ] = None,
+    class_weights: Annotated[
+        str | None,
+        _option(
+            "--class-weights",
+            panel=TRAINING,
+            metavar="none|balanced",
+            help="Let small classes count as much as large ones.",
+        ),
+    ] = None,
+    monitor: Annotated[
+        str | None,
+        _option(
+            "--monitor",
+            panel=TRAINING,
+            metavar="val_accuracy|val_balanced_accuracy|val_loss",
+            help="What the best epoch is best in; ties go to the lower loss.",
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        _option(
+            "--patience", panel=TRAINING, help="Stop after so many epochs without a better one."
+        ),
+    ] = None,
     arch: Annotated[str | None, _option("--arch", panel=MODEL, help="Network.")] = None,
     image_size: ImageSize = None,
     resize: ResizeBy = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
-    deterministic: Annotated[bool | None, _option("--deterministic/--no-deterministic",
-        panel=MODEL, help="Same bits every time on a GPU too; on a CPU they are anyway.")] = None,
+    deterministic: Annotated[
+        bool | None,
+        _option(
+            "--deterministic/--no-deterministic",
+            panel=MODEL,
+            help="Same bits every time on a GPU too; on a CPU they are anyway.",
+        ),
+    ] = None,
     split: Split = None,
     labels: Labels = None,
     ratio: Ratio = None,
@@ -429,22 +485,60 @@ def train(
     max_megapixels: MaxMegapixels = None,
     workers: Workers = None,
     cache: Cache = None,
-    output: Annotated[Path | None, _option("-o", "--output", panel=OUTPUT, metavar="DIR",
-        help="Exactly this run folder. Without it: runs/DATE_TIME.")] = None,
-    name: Annotated[str | None, _option("--name", panel=OUTPUT,
-        help="The run folder is runs/NAME.")] = None,
-    overwrite: Annotated[bool | None, _option("--overwrite/--no-overwrite", panel=OUTPUT,
-        help="Replace the run in that folder.")] = None,
-    resume: Annotated[str | None, _option("--resume", panel=OUTPUT, metavar="RUN",
-        help="Go on with this run folder; 'latest' is the newest in runs/.")] = None,
-    allow_change: Annotated[bool, typer.Option("--allow-change", rich_help_panel=OUTPUT,
-        help="With --resume: go on although settings or photographs have changed.")] = False,
-    save_minutes: Annotated[float | None, _option("--save-minutes", panel=OUTPUT,
-        help="Between saves inside a long epoch.")] = None,
-    fingerprints: Annotated[bool | None, _option("--fingerprints/--no-fingerprints", panel=OUTPUT,
-        help="Let the weights remember which pictures they were trained on.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", rich_help_panel=OUTPUT,
-        help="Scan, build, make one step, forecast time and memory; write nothing.")] = False,
+    output: Annotated[
+        Path | None,
+        _option(
+            "-o",
+            "--output",
+            panel=OUTPUT,
+            metavar="DIR",
+            help="Exactly this run folder. Without it: runs/DATE_TIME.",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, _option("--name", panel=OUTPUT, help="The run folder is runs/NAME.")
+    ] = None,
+    overwrite: Annotated[
+        bool | None,
+        _option("--overwrite/--no-overwrite", panel=OUTPUT, help="Replace the run in that folder."),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        _option(
+            "--resume",
+            panel=OUTPUT,
+            metavar="RUN",
+            help="Go on with this run folder; 'latest' is the newest in runs/.",
+        ),
+    ] = None,
+    allow_change: Annotated[
+        bool,
+        typer.Option(
+            "--allow-change",
+            rich_help_panel=OUTPUT,
+            help="With --resume: go on although settings or photographs have changed.",
+        ),
+    ] = False,
+    save_minutes: Annotated[
+        float | None,
+        _option("--save-minutes", panel=OUTPUT, help="Between saves inside a long epoch."),
+    ] = None,
+    fingerprints: Annotated[
+        bool | None,
+        _option(
+            "--fingerprints/--no-fingerprints",
+            panel=OUTPUT,
+            help="Let the weights remember which pictures they were trained on.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            rich_help_panel=OUTPUT,
+            help="Scan, build, make one step, forecast time and memory; write nothing.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train on a folder of photographs; the last line printed is the run folder.
@@ -482,21 +576,45 @@ def evaluate(
         typer.Argument(metavar="[DATA]", help="Labelled photographs. Without it: the run's own."),
     ] = None,
     model: Weights = None,
-    role: Annotated[str | None, typer.Option(metavar="train|val|test|all",
-        help="Which photographs. Without it: test, else val, else all.")] = None,
-    positive: Annotated[str | None, typer.Option(metavar="CLASS",
-        help="The class that a test is for: sensitivity, specificity, predictive values.")] = None,
-    class_map: Annotated[list[str] | None, typer.Option("--map", metavar="A=B",
-        help="Take the data's class A as the model's class B; may be repeated.")] = None,
+    role: Annotated[
+        str | None,
+        typer.Option(
+            metavar="train|val|test|all",
+            help="Which photographs. Without it: test, else val, else all.",
+        ),
+    ] = None,
+    positive: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASS",
+            help="The class that a test is for: sensitivity, specificity, predictive values.",
+        ),
+    ] = None,
+    class_map: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="A=B",
+            help="Take the data's class A as the model's class B; may be repeated.",
+        ),
+    ] = None,
     class_names: ClassNames = None,
     classes_from: ClassesFrom = None,
     split: Split = None,
     labels: Labels = None,
     raw: Annotated[bool, typer.Option("--raw", help="Without the stored temperature.")] = False,
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR",
-        help="Write metrics.json, predictions.csv and confusion.png there.")] = None,
-    strict: Annotated[bool, typer.Option("--strict",
-        help="Exit 8 when a photograph could not be read.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="DIR",
+            help="Write metrics.json, predictions.csv and confusion.png there.",
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit 8 when a photograph could not be read.")
+    ] = False,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     follow_links: FollowLinks = None,
@@ -514,27 +632,45 @@ def evaluate(
 
 @app.command()
 def predict(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...",
-        help="Files, folders, patterns, or - for a list on stdin.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...", help="Files, folders, patterns, or - for a list on stdin."
+        ),
+    ],
     model: Weights = None,
-    recursive: Annotated[bool, typer.Option("-r", "--recursive",
-        help="Enter the folders inside a folder.")] = False,
-    null: Annotated[bool, typer.Option("-0", "--null",
-        help="The list on stdin is separated by NUL, as find -print0 writes it.")] = False,
-    topk: Annotated[int, typer.Option("-k", "--topk", min=1, max=1000,
-        help="Classes to give for each input.")] = 1,
-    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE",
-        help="Write the rows there as well.")] = None,
+    recursive: Annotated[
+        bool, typer.Option("-r", "--recursive", help="Enter the folders inside a folder.")
+    ] = False,
+    null: Annotated[
+        bool,
+        typer.Option(
+            "-0", "--null", help="The list on stdin is separated by NUL, as find -print0 writes it."
+        ),
+    ] = False,
+    topk: Annotated[
+        int, typer.Option("-k", "--topk", min=1, max=1000, help="Classes to give for each input.")
+    ] = 1,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write the rows there as well.")
+    ] = None,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Print one JSON object a line.")] = False,
-    sort: Annotated[Path | None, typer.Option("--sort", metavar="DIR",
-        help="Place every file in a folder of its class below DIR.")] = None,
-    link: Annotated[str, typer.Option(metavar="symlink|hardlink|copy",
-        help="How --sort places files.")] = "copy",
+    sort: Annotated[
+        Path | None,
+        typer.Option(
+            "--sort", metavar="DIR", help="Place every file in a folder of its class below DIR."
+        ),
+    ] = None,
+    link: Annotated[
+        str, typer.Option(metavar="symlink|hardlink|copy", help="How --sort places files.")
+    ] = "copy",
     class_names: ClassNames = None,
     classes_from: ClassesFrom = None,
     raw: Annotated[bool, typer.Option("--raw", help="Without the stored temperature.")] = False,
-    threshold: Annotated[float | None, typer.Option(min=0.0, max=1.0,
-        help="Mark rows of a lower probability as uncertain.")] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Mark rows of a lower probability as uncertain."),
+    ] = None,
     max_megapixels: MaxMegapixels = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,

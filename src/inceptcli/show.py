@@ -97,7 +97,9 @@ def weights_file(weights: Weights, *, as_json: bool, markdown: bool) -> None:
         return console.print_json(facts)
     rows = [(name, str(value)) for name, value in facts.items() if name != "record"]
     if record is None:
-        rows.append(("record", "none: a plain state_dict, as a script saves it; no digest to check"))
+        rows.append(
+            ("record", "none: a plain state_dict, as a script saves it; no digest to check")
+        )
     else:
         rows += [(name, _short(value)) for name, value in facts["record"].items()]
     console.print_table(("", "value"), rows, left=2, markdown=markdown)
@@ -113,8 +115,8 @@ def split(photos: Photos, *, as_json: bool) -> None:
         }
         return console.print_json(
             {
-                "images": len(photos.names),
-                "groups": len(set(photos.grouping.ids.tolist())),
+                "images": len(photos.indices("all")),
+                "groups": photos.group_count,
                 "classes": counts,
                 "roles": roles,
                 "rejected": len(photos.rejected),

@@ -128,7 +128,7 @@ def evaluate(
         outputs=loaded.outputs,
         names=tuple(photos.names[i] for i in answers.which),
         labels=index_of[photos.labels[answers.which]],
-        groups=photos.grouping.ids[answers.which],
+        groups=photos.groups[answers.which],
         logits=answers.logits.numpy(),
         temperature=loaded.temperature,
         positive=positive,

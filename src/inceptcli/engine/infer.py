@@ -47,8 +47,8 @@ class Classifier:
     @torch.inference_mode()
     def logits(self, pixels: Tensor) -> Tensor:
         """Pixels (N, S, S, 3) uint8 -> logits (N, C) float32 on the CPU."""
-        images = normalise(pixels, self._device.torch_device)
-        answer: Tensor = self._net(images.to(self._device.dtype))
+        images = normalise(pixels, device=self._device.torch_device, dtype=self._device.dtype)
+        answer: Tensor = self._net(images)
         return answer.float().cpu()
 
 
@@ -136,7 +136,7 @@ def infer_role(
     where: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
     parts: list[Tensor] = []
     for start in range(0, len(own), BATCH_SIZE):
-        pixels, which = photos.pixels(own[start : start + BATCH_SIZE])
+        pixels, which = photos.store.take(own[start : start + BATCH_SIZE])
         if len(which):
             parts.append(classifier.logits(torch.from_numpy(pixels)))
             where.append(which)

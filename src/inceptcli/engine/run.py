@@ -144,10 +144,9 @@ def set_up(
     torch.manual_seed(config.seed)
     outputs = max(config.min_outputs, len(photos.classes))
     model = device.place(build(config.arch, outputs, config.image_size))
-    train = photos.indices("train")
-    labels = torch.from_numpy(photos.labels[train])
     class_weights = None
     if config.class_weights == "balanced":
+        labels = torch.from_numpy(photos.labels[photos.indices("train")])
         class_weights = balanced_class_weights(labels, outputs).to(device.torch_device)
     return Training(
         config=config,
@@ -158,16 +157,6 @@ def set_up(
         optimizer=make_optimizer(model, config),
         scaler=device.scaler(),
         losses_of=loss_per_image(double_softmax=config.double_softmax, class_weights=class_weights),
-        loader=Loader(
-            photos.pixels,
-            photos.labels,
-            train,
-            batch_size=config.batch_size,
-            flips=config.flips,
-            seed=config.seed,
-            rank=device.rank,
-            world=device.world,
-        ),
         run_dir=run_dir,
         record=_record(config, photos, device, outputs),
         fingerprints=None,

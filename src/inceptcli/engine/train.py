@@ -12,7 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inceptcli.data.loader import Batch, normalise
+from inceptcli.data.loader import (
+    Batch,
+    Indices,
+    Loader,
+    augment,
+    batches,
+    epoch_order,
+    flip_draws,
+    normalise,
+)
 from inceptcli.engine.checkpoint import save_epoch, save_if_due
 from inceptcli.engine.guard import Guard
 from inceptcli.engine.infer import Watch, infer_role
@@ -63,18 +72,27 @@ def fit(training: Training) -> None:
 def train_one_epoch(training: Training) -> tuple[float, float]:
     """Pass once over the training pictures; the mean loss and accuracy over them."""
     t, progress, device = training, training.progress, training.device
+    steps = batches_of(t, progress.epoch)
     sums = progress.sums().to(device.torch_device, device.wide)
     sums *= device.is_first  # they are added over the processes when looked at
-    guard, clock = Guard(device.precision), Clock(t, already=progress.seconds)
+    loader = Loader(
+        t.photos.store,
+        steps,
+        start=progress.step,
+        rank=device.rank,
+        world=device.world,
+        pin=device.torch_device.type == "cuda",
+    )
+    guard, clock = Guard(device.precision), Clock(t, loader, steps)
     t.parallel.train()
-    for batch in t.loader.epoch(progress.epoch, start=progress.step):
+    for batch in loader:
         seed_dropout(t)
-        set_learning_rate(t)
-        losses, correct = train_step(t, batch)
-        sums += torch.stack([losses.sum(), correct, torch.tensor(len(losses))])
+        set_learning_rate(t, len(steps))
+        losses, correct = train_step(t, batch, total=len(steps[batch.step]))
+        sums += torch.stack([losses.sum(), correct, torch.full_like(correct, len(losses))])
         progress.step += 1
         guard.note(progress.epoch, progress.step, losses.sum())
-        clock.tick(batch)
+        clock.tick()
         if progress.step % device.check_every == 0:
             guard.check()
             save_if_due(t, sums, clock.seconds)
@@ -83,20 +101,20 @@ def train_one_epoch(training: Training) -> tuple[float, float]:
     return progress.loss_sum / progress.images, progress.correct / progress.images
 
 
-def train_step(training: Training, batch: Batch) -> tuple[Tensor, Tensor]:
-    """One step of the optimizer on this process's share of a batch.
+def train_step(training: Training, batch: Batch, *, total: int) -> tuple[Tensor, Tensor]:
+    """One step of the optimizer on this process's share of a batch of ``total`` images.
 
     Returns:
         The losses (n,) of the share's images, and how many of them were classified rightly.
     """
     t, device = training, training.device
-    images = normalise(batch.images, device.torch_device)  # (n, 3, S, S) float32
-    labels = batch.labels.to(device.torch_device, non_blocking=True)  # (n,) int64
+    images = network_input(t, batch)  # (n, 3, S, S) float32
+    labels = torch.from_numpy(t.photos.labels[batch.indices]).to(device.torch_device)  # (n,)
     with device.autocast():
         logits = t.parallel(images)  # (n, C)
     losses = t.losses_of(logits.float(), labels)  # (n,)
     # Gradients are averaged over processes; this makes that the mean over all images.
-    loss = losses.sum() * (device.world / batch.total)
+    loss = losses.sum() * (device.world / total)
     t.optimizer.zero_grad(set_to_none=True)
     t.scaler.scale(loss).backward()
     t.scaler.step(t.optimizer)
@@ -104,18 +122,36 @@ def train_step(training: Training, batch: Batch) -> tuple[Tensor, Tensor]:
     return losses.detach(), (logits.argmax(dim=1) == labels).sum()
 
 
-def set_learning_rate(training: Training) -> None:
+def network_input(training: Training, batch: Batch) -> Tensor:
+    """The pixels of a batch, flipped and normalised: (n, 3, S, S) float32 on the device."""
+    config, device = training.config, training.device.torch_device
+    pixels = batch.images.to(device, non_blocking=True)
+    horizontal, vertical = flip_draws(
+        batch.indices, seed=config.seed, epoch=training.progress.epoch, flips=config.flips
+    )
+    return normalise(augment(pixels, horizontal, vertical), device=device)
+
+
+def batches_of(training: Training, epoch: int) -> list[Indices]:
+    """The photographs of each step of an epoch, over all processes."""
+    train = training.photos.indices("train")
+    order = train[epoch_order(len(train), seed=training.config.seed, epoch=epoch)]
+    return batches(order, training.config.batch_size, least=2 * training.device.world)
+
+
+def set_learning_rate(training: Training, steps_per_epoch: int) -> None:
     """Give the optimizer the learning rate of the step that comes next."""
-    progress, steps = training.progress, training.loader.steps
-    step = (progress.epoch - 1) * steps + progress.step
+    progress = training.progress
+    step = (progress.epoch - 1) * steps_per_epoch + progress.step
+    rate = learning_rate(training.config, step=step, steps_per_epoch=steps_per_epoch)
     for group in training.optimizer.param_groups:
-        group["lr"] = learning_rate(training.config, step=step, steps_per_epoch=steps)
+        group["lr"] = rate
 
 
 def seed_dropout(training: Training) -> None:
     """Make dropout a pure function of seed, epoch, step and process: nothing of it to save."""
-    progress, config = training.progress, training.config
-    key = [config.seed, progress.epoch, progress.step, training.device.rank]
+    progress = training.progress
+    key = [training.config.seed, progress.epoch, progress.step, training.device.rank]
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 
 
@@ -142,35 +178,41 @@ def out_of_patience(training: Training) -> bool:
 
 
 class Clock:
-    """Measures one epoch's training, and says so after every step."""
+    """Measures the training part of one epoch and tells of every step.
 
-    def __init__(self, training: Training, *, already: float) -> None:
+    Args:
+        training: Whose progress it tells.
+        loader: Asked how long it was waited for.
+        steps: The photographs of each step.
+    """
+
+    def __init__(self, training: Training, loader: Loader, steps: list[Indices]) -> None:
         self._training = training
-        self._already = already
+        self._loader = loader
+        self._ends = np.cumsum([len(step) for step in steps]).tolist()
+        self._already = training.progress.seconds
+        self._first = training.progress.step
         self._started = time.monotonic()
-        self._images = 0
 
     @property
     def seconds(self) -> float:
         """Time of this epoch's training so far, earlier sittings included."""
         return self._already + time.monotonic() - self._started
 
-    def tick(self, batch: Batch) -> None:
-        """Emit where the epoch stands after a batch."""
-        t = self._training
-        self._images += batch.total
+    def tick(self) -> None:
+        """Emit where the epoch stands after a step."""
+        progress = self._training.progress
+        done = self._ends[progress.step - 1]
+        before = self._ends[self._first - 1] if self._first else 0
         elapsed = max(time.monotonic() - self._started, 1e-9)
-        done = min(t.progress.step * t.config.batch_size, t.loader.images)
-        if t.progress.step == t.loader.steps:
-            done = t.loader.images
-        t.emit(
+        self._training.emit(
             BatchDone(
-                epoch=t.progress.epoch,
+                epoch=progress.epoch,
                 role="train",
                 done=done,
-                total=t.loader.images,
-                images_per_second=self._images / elapsed,
-                wait_share=min(1.0, t.loader.waited / elapsed),
+                total=self._ends[-1],
+                images_per_second=(done - before) / elapsed,
+                wait_share=min(1.0, self._loader.waited / elapsed),
             )
         )
 
@@ -180,9 +222,9 @@ def val_watch(training: Training) -> Watch:
     t, started = training, time.monotonic()
 
     def watch(done: int, total: int) -> None:
-        if t.device.world == 1:  # several agree on a stop after validation
-            save_if_due(t, t.progress.sums(), t.progress.seconds)
         rate = done / max(time.monotonic() - started, 1e-9)
         t.emit(BatchDone(t.progress.epoch, "val", done, total, rate, 0.0))
+        if t.device.world == 1:  # several processes agree on a stop after validation
+            save_if_due(t, t.progress.sums(), t.progress.seconds)
 
     return watch

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from inceptcli.config import TrainConfig
-from inceptcli.data.loader import Loader
 from inceptcli.data.prepare import Photos
 from inceptcli.engine.device import Device
 from inceptcli.engine.optim import LossPerImage
@@ -49,7 +48,7 @@ class Training:
         optimizer: What moves the weights.
         scaler: Of gradients; does nothing unless the precision is fp16.
         losses_of: The loss of each image.
-        loader: Batches of the training pictures.
+        data: What a resumed training compares its photographs with.
         run_dir: Its folder.
         record: What its weights file says of itself, but for the epoch and its figures.
         fingerprints: The weights file's record of the training pictures, or None.
@@ -67,7 +66,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     losses_of: LossPerImage
-    loader: Loader
+    data: dict[str, Any]
     run_dir: Path
     record: Record
     fingerprints: bytes | None
@@ -75,4 +74,3 @@ class Training:
     emit: Emit
     progress: Progress = field(default_factory=Progress)
     saving: Saving = field(default_factory=Saving)
-    data: dict[str, Any] = field(default_factory=dict)
