@@ -364,6 +364,8 @@ def test_a_folder_and_a_file_in_the_way_are_told(tmp_path: Path) -> None:
         files.write_bytes(tmp_path / "folder", b"x")
     with pytest.raises(OutputError, match="Not a directory; choose a folder, not a file"):
         files.write_bytes(tmp_path / "file" / "out", b"x")
+    with pytest.raises(OutputError, match=r"cannot write \.: "):
+        files.write_bytes(Path(), b"x")
     assert names(tmp_path) == ["file", "folder"]
 
 
@@ -680,6 +682,13 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> N
                 files.open_regular(tmp_path / name)
     finally:
         signal.alarm(0)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_name_that_no_file_can_have_is_an_ordinary_failure(name: str, tmp_path: Path) -> None:
+    """P1: such a line may come from a list on stdin or a table."""
+    with pytest.raises(OSError, match=r"no name that a file can have|No such file"):
+        files.open_regular(tmp_path / name)
 
 
 # ---- names

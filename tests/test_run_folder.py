@@ -10,12 +10,16 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from inceptcli import files, runfolder
 from inceptcli.errors import OutputError, UsageError
 from inceptcli.runfolder import claim_run, latest_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SRC = Path(runfolder.__file__).parents[1]
 
@@ -230,6 +234,42 @@ def test_a_folder_that_changes_hands_quickly_has_never_two_owners(tmp_path: Path
     assert not (tmp_path / "inside").exists()
 
 
+def after_the_first(call: Callable[..., Any], then: Callable[[], None]) -> Callable[..., Any]:
+    """``call``, after whose first time another process does ``then``."""
+    to_do = [then]
+
+    def wrapped(*args: Any) -> Any:
+        result = call(*args)
+        if to_do:
+            to_do.pop()()
+        return result
+
+    return wrapped
+
+
+def test_a_lock_that_its_last_owner_removes_meanwhile_is_not_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W6: who then locks the removed file would share the folder with the next who makes one."""
+    wrapped = after_the_first(runfolder._try_lock, (tmp_path / ".lock").unlink)
+    monkeypatch.setattr(runfolder, "_try_lock", wrapped)
+    with claim(tmp_path):
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+        with pytest.raises(OutputError, match="in use by process"):
+            claim(tmp_path)
+
+
+def test_a_folder_that_its_last_owner_removes_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W6"""
+    folder = tmp_path / "run"
+    monkeypatch.setattr(runfolder, "_make", after_the_first(runfolder._make, folder.rmdir))
+    with claim(folder):
+        assert names(folder) == [".lock"]
+    assert names(tmp_path) == []
+
+
 # ---- owners that died
 
 
@@ -266,7 +306,10 @@ def test_a_lock_whose_number_went_to_another_process_is_taken_over(
         pass
 
 
-@pytest.mark.parametrize("text", ["", "\0" * 100, "4711", "[]", '{"pid": "x"}', '{"pid": null}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "\0" * 100, "\xff", "4711", "[" * 1000, '{"pid": "x"}', '{"pid": null}', '{"pid": 1e999}'],
+)
 def test_a_damaged_lock_is_taken_over(text: str, tmp_path: Path) -> None:
     """W6"""
     (tmp_path / ".lock").write_text(text)
@@ -348,5 +391,5 @@ def test_the_latest_run_is_the_one_whose_file_was_written_last(tmp_path: Path) -
 @pytest.mark.skipif(os.name == "nt", reason="needs symbolic links")
 def test_a_folder_of_runs_that_cannot_be_listed_is_told(tmp_path: Path) -> None:
     (tmp_path / "runs").symlink_to("runs")
-    with pytest.raises(OutputError, match="cannot list .*/runs: "):
+    with pytest.raises(OutputError, match=r"cannot list .*/runs: "):
         latest_run(tmp_path / "runs", having="last.pth")

@@ -48,7 +48,7 @@ _ROWS_AT_ONCE = 1000  # of a CSV file that is being written
 _TEMPORARY = re.compile(r"\..*\.(\d{1,10})\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
-class NotRegularFile(OSError):  # noqa: N818 - named as it is told, like FileNotFoundError's kin
+class NotRegularFile(OSError):  # noqa: N818 - it says what the path is not
     """The name belongs to a folder, a pipe, a socket or a device."""
 
     def __init__(self, path: Path) -> None:
@@ -160,7 +160,7 @@ def _refuse_device(path: Path) -> None:
 
 def _temporary_beside(path: Path) -> Path:
     # 50 characters are at most 200 bytes, so that a name of 255 bytes has its temporary file too
-    return path.with_name(f".{path.name[:50]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    return path.parent / f".{path.name[:50]}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
 
 
 def _fill(descriptor: int, chunks: Iterable[bytes | memoryview]) -> None:
@@ -253,6 +253,8 @@ def _csv_lines(rows: Iterable[Sequence[object]]) -> bytes:
 
 
 def _csv_cell(value: object) -> str:
+    if isinstance(value, str):
+        return cell(value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return str(value) if isinstance(value, Number) else cell(str(value))
@@ -352,6 +354,8 @@ def open_regular(path: Path) -> BinaryIO:
         if error.errno == errno.ENXIO:  # a socket
             raise NotRegularFile(path) from error
         raise
+    except ValueError as error:  # a NUL, or a surrogate that stands for no byte
+        raise OSError(errno.EINVAL, "no name that a file can have", str(path)) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise NotRegularFile(path)
@@ -389,20 +393,17 @@ def cell(text: str) -> str:
 
 def uncell(text: str) -> str:
     """The text that ``cell`` was given; an escape that it does not write is left as it is."""
-    return _ESCAPED.sub(_unescape, text.removeprefix("'"))
+    text = text.removeprefix("'")
+    return _ESCAPED.sub(_unescape, text) if "\\" in text else text
 
 
 def _escape(character: str) -> str:
     if character == "\\":
         return "\\\\"
     code = ord(character)
-    return (
-        f"\\x{code:02x}"
-        if code < 0x100
-        else f"\\u{code:04x}"
-        if code < 0x10000
-        else f"\\U{code:08x}"
-    )
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def _unescape(match: re.Match[str]) -> str:

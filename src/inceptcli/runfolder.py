@@ -232,11 +232,12 @@ def _sign(descriptor: int) -> None:
 
 
 def _read_owner(descriptor: int) -> _Owner | None:
+    """Who signed last, or None: not signed yet, or not by this program."""
     os.lseek(descriptor, 0, os.SEEK_SET)
     try:
         value = json.loads(os.read(descriptor, 1000))
         return _Owner(int(value["pid"]), str(value["host"]), str(value["since"]))
-    except (ValueError, TypeError, KeyError):  # empty yet, or not written by this program
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
 
 
