@@ -80,6 +80,50 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def _settings(ctx: typer.Context, kind: type[DataConfig]) -> dict[str, Any]:
+    """What was given on the command line of the settings that ``kind`` has."""
+    known = {item.name for item in fields(kind)}
+    given = {k: v for k, v in ctx.params.items() if k in known and v is not None}
+    if "ratio" in given:
+        given["ratio"] = _numbers("--ratio", given["ratio"])
+    return given
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{option}: '{text}' is not numbers with commas between") from error
+
+
+def _keep_outside(root: Path, *outputs: Path | None) -> None:
+    """Refuse to write into the data folder, before anything is done.
+
+    Raises:
+        UsageError: One of the outputs lies in it.
+    """
+    for path in outputs:
+        if path is not None and is_inside(path, root):
+            raise UsageError(
+                f"{printable(str(path))} lies inside the data folder, which is never written to; "
+                "choose another place"
+            )
+
+
+def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, str]]:
+    """The settings of a run to go on with, and what was typed on top of them."""
+    folder = latest_run(RUNS, having=LAST) if run == "latest" else Path(run)
+    if folder is None:
+        raise UsageError("--resume latest: there is no run in runs/; name a run folder")
+    stored = read_settings(folder)
+    given = {name: value for name, value in typed.items() if name not in ("output", "name")}
+    split = folder / "split.csv"
+    settings = stored | given | {"output": folder, "split": split}
+    return TrainConfig.from_json(settings), dict.fromkeys(stored, "the run") | dict.fromkeys(
+        given, "option"
+    )
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         console.result(f"inceptcli {__version__}")
@@ -628,6 +672,13 @@ def evaluate(
 
     Example: inceptcli evaluate photos/ -m runs/first/best_model.pth
     """
+    from inceptcli.engine import sources
+    from inceptcli.engine.device import choose_device
+    from inceptcli.engine.evaluate import evaluate as measure
+
+    names = _class_names(class_names, classes_from)
+    path = _weights_path(model)
+    loaded = infer.load_network(path, classes=names, raw=raw)
 
 
 @app.command()

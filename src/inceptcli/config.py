@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_type_hints
 
@@ -136,7 +137,7 @@ FREE_TO_CHANGE = frozenset(
     | {"max_bad", "output", "name", "overwrite", "save_minutes"}
 )
 
-RECIPES: dict[Recipe, dict[str, Any]] = {
+RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
     "tutorial": {
         "epochs": 40,
@@ -159,7 +160,7 @@ RECIPES: dict[Recipe, dict[str, Any]] = {
 }
 
 
-def resolve(recipe: Recipe, typed: Mapping[str, Any]) -> tuple[TrainConfig, dict[str, str]]:
+def resolve(recipe: str, typed: Mapping[str, Any]) -> tuple[TrainConfig, dict[str, str]]:
     """The settings of a training and where each came from.
 
     Args:
@@ -172,8 +173,7 @@ def resolve(recipe: Recipe, typed: Mapping[str, Any]) -> tuple[TrainConfig, dict
     Raises:
         UsageError: The recipe is unknown or a value does not fit.
     """
-    if recipe not in RECIPES:
-        raise UsageError(f"--recipe: '{recipe}' is not one of {', '.join(RECIPES)}")
+    one_of("--recipe", recipe, tuple(RECIPES))
     given = {name: value for name, value in typed.items() if value is not None}
     sources = dict.fromkeys((item.name for item in fields(TrainConfig)), "default")
     sources |= dict.fromkeys(RECIPES[recipe], f"recipe {recipe}")
@@ -223,10 +223,21 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
+def one_of(option: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a value that is none of the choices, naming the nearest.
+
+    Raises:
+        UsageError: It is none of them.
+    """
+    if value not in choices:
+        near = get_close_matches(value, choices, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"{option}: '{value}' is not one of {', '.join(choices)}{hint}")
+
+
 def _check(name: str, value: object, choices: tuple[Any, ...]) -> None:
-    if isinstance(value, str) and choices and value not in choices:
-        wanted = ", ".join(map(str, choices))
-        raise UsageError(f"{option_name(name)}: '{value}' is not one of {wanted}")
+    if isinstance(value, str) and all(isinstance(choice, str) for choice in choices) and choices:
+        one_of(option_name(name), value, choices)
     if name in _RANGES and value is not None:
         low, high = _RANGES[name]
         number = float(value)  # type: ignore[arg-type]  # the fields of _RANGES are numbers

@@ -117,7 +117,7 @@ def _write(t: Training) -> None:
         scaler=t.scaler.state_dict(),
         settings=t.config.to_json(),
         surroundings=resume.surroundings(t.device),
-        data=t.data,
+        photos=t.described,
     )
     resume.save(t.run_dir, saved)
     write_history(t.run_dir / HISTORY, t.progress.history)

@@ -98,6 +98,14 @@ class Device:
         dist.all_reduce(shared, op=dist.ReduceOp.MAX)
         return int(shared)
 
+    def share(self, text: str) -> str:
+        """The first process's text, in each of them."""
+        if self.world == 1:
+            return text
+        box = [text]
+        dist.broadcast_object_list(box)
+        return box[0]
+
     def wait(self) -> None:
         """Come back when every process has come here."""
         if self.world > 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inceptcli.config import FREE_TO_CHANGE, TrainConfig, option_name
+from inceptcli.data.labels import listed
+from inceptcli.data.prepare import Photos
 from inceptcli.engine.device import Device
 from inceptcli.errors import DataError, InceptcliError, WeightsError
 from inceptcli.events import EpochDone
@@ -78,7 +82,7 @@ class Saved:
         scaler: The gradient scaler's; empty unless the precision is fp16.
         settings: The training's settings, as ``TrainConfig.to_json`` gives them.
         surroundings: Versions, threads and device: what may change the last bits.
-        data: Name, role and first bytes of the content's digest of every picture, in order.
+        photos: What ``describe_photos`` says of its photographs.
     """
 
     progress: Progress
@@ -87,7 +91,7 @@ class Saved:
     scaler: dict[str, Any]
     settings: dict[str, Any]
     surroundings: dict[str, Any]
-    data: dict[str, Any]
+    photos: dict[str, Any]
 
 
 def save(run_dir: Path, saved: Saved) -> None:
@@ -139,6 +143,52 @@ def surroundings(device: Device) -> dict[str, Any]:
         "precision": device.precision,
         "processes": device.world,
     }
+
+
+def describe_photos(photos: Photos) -> dict[str, Any]:
+    """What a resumed training compares its photographs with.
+
+    Returns:
+        ``classes``, and in the same order ``names``, ``roles`` and ``content`` (N, 8) uint8, the
+        first bytes of the content's SHA-256, of all photographs that have a role.
+    """
+    chosen = photos.indices("all")
+    digests = b"".join(
+        facts.content_sha256[:8] for facts in (photos.facts[i] for i in chosen) if facts is not None
+    )
+    return {
+        "classes": list(photos.classes),
+        "names": [photos.names[i] for i in chosen],
+        "roles": photos.roles[chosen].tolist(),
+        "content": torch.frombuffer(bytearray(digests), dtype=torch.uint8).reshape(-1, 8),
+    }
+
+
+def changes(saved: Saved, config: TrainConfig, photos: Photos) -> list[str]:
+    """What of settings and photographs is not as it was, each in a few words."""
+    changed = [
+        f"{option_name(name)} was {saved.settings[name]}, is {value}"
+        for name, value in config.to_json().items()
+        if name in saved.settings and name not in FREE_TO_CHANGE and saved.settings[name] != value
+    ]
+    before, now = saved.photos, describe_photos(photos)
+    if before["classes"] != now["classes"]:
+        changed.append(f"classes were {listed(before['classes'])}, are {listed(now['classes'])}")
+    then, here = _by_name(before), _by_name(now)
+    both = then.keys() & here.keys()
+    counts = {
+        "gone": len(then) - len(both),
+        "new": len(here) - len(both) + photos.unlisted,
+        "of other content": sum(then[name][1] != here[name][1] for name in both),
+        "in another role": sum(then[name][0] != here[name][0] for name in both),
+    }
+    return changed + [f"{count} photographs are {what}" for what, count in counts.items() if count]
+
+
+def _by_name(photos: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:
+    content = map(bytes, photos["content"].tolist())
+    pairs = zip(photos["roles"], content, strict=True)
+    return dict(zip(photos["names"], pairs, strict=True))
 
 
 def _restore(state: dict[str, Any]) -> Saved:

@@ -1,78 +1,42 @@
-"""One training from a folder of photographs to a run folder: ``run``."""
+"""One training, from a folder of photographs to a run folder: ``run``."""
 
 from __future__ import annotations
 
 import platform
-import time
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from inceptcli import __version__
-from inceptcli.config import FREE_TO_CHANGE, TrainConfig, option_name
-from inceptcli.data.loader import Loader
-from inceptcli.data.prepare import Photos, prepare
+from inceptcli.config import TrainConfig
+from inceptcli.data.prepare import Photos, prepare, write_manifest
 from inceptcli.data.reader import StoppingError
-from inceptcli.data.split import write_split
 from inceptcli.engine import resume
-from inceptcli.engine.calibration import fit_temperature
-from inceptcli.engine.checkpoint import BEST, HISTORY, Keeper
+from inceptcli.engine.conclude import METRICS, TrainResult, conclude
 from inceptcli.engine.device import Device, choose_device, leave, make_deterministic
-from inceptcli.engine.evaluate import Evaluation, evaluate, write_metrics, write_predictions
-from inceptcli.engine.infer import load_network
 from inceptcli.engine.optim import balanced_class_weights, loss_per_image, make_optimizer
-from inceptcli.engine.resume import Progress, Saved
+from inceptcli.engine.resume import Saved
 from inceptcli.engine.signals import StopRequest
-from inceptcli.engine.train import Training, fit
+from inceptcli.engine.train import fit
+from inceptcli.engine.training import Training
 from inceptcli.errors import DataError, StoppedError, UsageError
-from inceptcli.events import Emit, EpochDone, Notice, TrainingStarted, silent
+from inceptcli.events import Emit, Notice, TrainingStarted, Warned, silent
 from inceptcli.files import is_inside, printable, write_csv, write_json
 from inceptcli.model.inception import build
-from inceptcli.model.weights import Record, load_weights, save_weights
-from inceptcli.runfolder import claim_run
+from inceptcli.model.weights import Record
+from inceptcli.runfolder import RunLock, claim_run
 
 RUNS = Path("runs")
-METRICS, CONFIG, SPLIT = "metrics.json", "config.json", "split.csv"
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training came to.
-
-    Attributes:
-        run: The run folder.
-        history: One row an epoch.
-        best_epoch: The epoch whose weights are in ``best_model.pth``.
-        val: Evaluation of those weights on the val role, by which they were chosen.
-        test: The same on the test role, which nothing was chosen by; None without such a role.
-        seconds: Sum over the epochs.
-    """
-
-    run: Path
-    history: tuple[EpochDone, ...]
-    best_epoch: int
-    val: Evaluation
-    test: Evaluation | None
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, as ``train --json`` prints them."""
-        return {
-            "run": str(self.run),
-            "weights": str(self.run / BEST),
-            "epochs": len(self.history),
-            "best_epoch": self.best_epoch,
-            "seconds": self.seconds,
-            "val": self.val.to_json(),
-            "test": None if self.test is None else self.test.to_json(),
-            "history": [asdict(row) for row in self.history],
-        }
+CONFIG, SPLIT, REJECTED = "config.json", "split.csv", "rejected.csv"
+PLACES = frozenset(  # settings that say something about this machine, not about the weights
+    {"root", "split", "labels", "group_file", "cache", "workers", "device", "output", "name"}
+    | {"overwrite", "save_minutes"}
+)
 
 
 def run(
@@ -97,22 +61,21 @@ def run(
     Raises:
         InceptcliError: One of its kinds, see ``errors``.
     """
-    run_dir = choose_folder(config)
-    device = choose_device(config.device, config.precision)
-    if config.deterministic:
-        make_deterministic()
-    emit = emit if device.is_first else silent
-    with StopRequest() as stop, _joined(), _claimed(run_dir, config, device, resuming) as lock:
-        saved = _load_state(run_dir, emit) if resuming else None
-        photos = _prepare(config, device, stop, emit)
-        training = set_up(config, photos, device, run_dir, stop, emit)
-        if saved is not None:
-            restore(training, saved, allow_change=allow_change)
-        elif lock is not None:
-            lock.clear()  # of an earlier run's files, with --overwrite
-        _begin(training, sources or {})
-        fit(training)
-        return conclude(training)
+    folder = choose_folder(config)
+    with StopRequest() as stop, joined(config) as device:
+        run_dir = Path(device.share(str(folder)))
+        emit = emit if device.is_first else silent
+        with _claimed(run_dir, config, device, resuming) as lock:
+            saved = _load_state(run_dir, emit) if resuming else None
+            photos = _prepare(config, device, stop, emit)
+            training = set_up(config, photos, device, run_dir, stop, emit)
+            if saved is not None:
+                restore(training, saved, allow_change=allow_change)
+            if lock is not None and saved is None:
+                lock.clear()  # an earlier run's files, with --overwrite
+            _begin(training, sources or {})
+            fit(training)
+            return conclude(training)
 
 
 def choose_folder(config: TrainConfig) -> Path:
@@ -157,12 +120,12 @@ def set_up(
         optimizer=make_optimizer(model, config),
         scaler=device.scaler(),
         losses_of=loss_per_image(double_softmax=config.double_softmax, class_weights=class_weights),
+        described=resume.describe_photos(photos),
         run_dir=run_dir,
         record=_record(config, photos, device, outputs),
         fingerprints=None,
         stop=stop,
         emit=emit,
-        data=_data_state(photos),
     )
 
 
@@ -173,7 +136,7 @@ def restore(training: Training, saved: Saved, *, allow_change: bool) -> None:
         DataError: Settings or photographs are others than then, and that is not allowed.
     """
     t = training
-    changed = _changed_settings(saved.settings, t.config) + _changed_photos(saved.data, t.photos)
+    changed = resume.changes(saved, t.config, t.photos)
     if changed and not allow_change:
         raise DataError(
             f"cannot go on with {printable(str(t.run_dir))}, since the training has changed: "
@@ -181,12 +144,9 @@ def restore(training: Training, saved: Saved, *, allow_change: bool) -> None:
         )
     if changed:
         t.emit(Notice("going on although the training has changed: " + "; ".join(changed)))
-    now = resume.surroundings(t.device)
-    other = [f"{k} {saved.surroundings.get(k)} -> {v}" for k, v in now.items()]
+    now, then = resume.surroundings(t.device), saved.surroundings
     other = [
-        text
-        for text, key in zip(other, now, strict=True)
-        if saved.surroundings.get(key) != now[key]
+        f"{name} {then.get(name)} -> {now[name]}" for name in now if then.get(name) != now[name]
     ]
     if other:
         t.emit(Notice(f"not bit-exact with the training so far: {', '.join(other)}"))
@@ -196,74 +156,14 @@ def restore(training: Training, saved: Saved, *, allow_change: bool) -> None:
     t.progress = saved.progress
 
 
-def conclude(training: Training) -> TrainResult:
-    """Evaluate the best weights once on val and test, and write the results.
-
-    A temperature is fitted on val and stored with the weights.
-
-    Raises:
-        OutputError: A file could not be written.
-        StoppedError: A signal asked for it; resuming goes on here.
-    """
-    t, path = training, training.run_dir / BEST
-    finish(t)
-    t.device.wait()  # until the first process has written the best weights
-
-    def watch(done: int, total: int) -> None:
-        t.emit(Progress("evaluating the best weights", done, total))
-        if t.device.world == 1:
-            stop_if_asked(t)
-
-    loaded = load_network(path)
-    evaluations = {}
-    for role in ("val", "test"):
-        if len(t.photos.indices(role)):
-            evaluations[role] = evaluate(
-                loaded, t.photos, role, t.device, seed=t.config.seed, watch=watch
-            )
-    val = evaluations["val"]
-    temperature = fit_temperature(val.logits, val.labels).value
-    evaluations = {role: part.at(temperature) for role, part in evaluations.items()}
-    if t.device.is_first:
-        _write_results(t, evaluations, temperature)
-    return TrainResult(
-        run=t.run_dir,
-        history=tuple(t.progress.history),
-        best_epoch=t.progress.best_epoch,
-        val=evaluations["val"],
-        test=evaluations.get("test"),
-        seconds=sum(row.seconds for row in t.progress.history),
-    )
-
-
-def _write_results(t: Training, evaluations: Mapping[str, Evaluation], temperature: float) -> None:
-    path = t.run_dir / BEST
-    weights = load_weights(path)
-    if weights.record is None:
-        raise WeightsError(f"{printable(str(path))} has lost its record; do not change the run")
-    metrics = {
-        f"{role}_{name}": getattr(evaluation.figures, name)
-        for role, evaluation in evaluations.items()
-        for name in ("accuracy", "loss")
-    }
-    record = replace(weights.record, temperature=temperature, metrics=metrics)
-    save_weights(path, weights.state_dict, record, fingerprints=weights.fingerprints)
-    write_metrics(t.run_dir / METRICS, evaluations)
-    write_predictions(t.run_dir / "predictions.csv", [*evaluations.values()][-1])
-
-
 def _begin(t: Training, sources: Mapping[str, str]) -> None:
+    """Write what is known before the first step, and tell that it comes."""
     if t.device.is_first:
-        write_json(t.run_dir / CONFIG, t.config.to_json())
-        write_split(
-            t.run_dir / SPLIT,
-            t.photos.names,
-            classes=[t.photos.classes[label] for label in t.photos.labels],
-            roles=t.photos.roles,
-            groups=t.photos.grouping.ids,
-        )
+        (t.run_dir / METRICS).unlink(missing_ok=True)  # of a finished run that goes on
+        write_json(t.run_dir / CONFIG, _description(t, sources))
+        write_manifest(t.run_dir / SPLIT, t.photos)
         write_csv(
-            t.run_dir / "rejected.csv",
+            t.run_dir / REJECTED,
             ("path", "reason", "detail"),
             [(bad.name, bad.reason, bad.detail) for bad in t.photos.rejected],
         )
@@ -275,6 +175,18 @@ def _begin(t: Training, sources: Mapping[str, str]) -> None:
             first_epoch=t.progress.epoch,
         )
     )
+
+
+def _description(t: Training, sources: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "settings": t.config.to_json(),
+        "sources": dict(sources),
+        "surroundings": resume.surroundings(t.device),
+        "versions": dict(t.record.versions),
+        "machine": platform.platform(),
+        "command": sys.argv,
+    }
 
 
 def _shown(t: Training, sources: Mapping[str, str]) -> dict[str, tuple[str, str]]:
@@ -296,6 +208,7 @@ def _text(value: object) -> str:
 
 
 def _record(config: TrainConfig, photos: Photos, device: Device, outputs: int) -> Record:
+    settings = {name: value for name, value in config.to_json().items() if value is not None}
     return Record(
         arch=config.arch,
         classes=photos.classes,
@@ -303,7 +216,7 @@ def _record(config: TrainConfig, photos: Photos, device: Device, outputs: int) -
         image_size=config.image_size,
         resize=config.resize,
         recipe=config.recipe,
-        settings={name: value for name, value in config.to_json().items() if name not in HERE}
+        settings={name: settings[name] for name in settings if name not in PLACES}
         | {"precision": device.precision},
         versions={
             "inceptcli": __version__,
@@ -313,56 +226,14 @@ def _record(config: TrainConfig, photos: Photos, device: Device, outputs: int) -
     )
 
 
-def _data_state(photos: Photos) -> dict[str, Any]:
-    digests = b"".join(facts.content_sha256[:8] for facts in photos.facts)
-    return {
-        "classes": list(photos.classes),
-        "names": list(photos.names),
-        "roles": [str(role) for role in photos.roles],
-        "content": torch.frombuffer(bytearray(digests), dtype=torch.uint8).reshape(-1, 8),
-    }
-
-
-def _changed_settings(before: Mapping[str, Any], config: TrainConfig) -> list[str]:
-    return [
-        f"{option_name(name)} was {_text(before[name])}, is {_text(value)}"
-        for name, value in config.to_json().items()
-        if name in before and name not in FREE_TO_CHANGE and before[name] != value
-    ]
-
-
-def _changed_photos(before: Mapping[str, Any], photos: Photos) -> list[str]:
-    now = _data_state(photos)
-    changed = []
-    if before["classes"] != now["classes"]:
-        changed.append(f"classes were {_text(before['classes'])}, are {_text(now['classes'])}")
-    then = {
-        name: (role, bytes(digest.tolist()))
-        for name, role, digest in zip(
-            before["names"], before["roles"], before["content"], strict=True
-        )
-    }
-    here = {
-        name: (role, bytes(digest.tolist()))
-        for name, role, digest in zip(now["names"], now["roles"], now["content"], strict=True)
-    }
-    gone, new = then.keys() - here.keys(), here.keys() - then.keys()
-    other = [name for name in then.keys() & here.keys() if then[name] != here[name]]
-    for what, count in (
-        ("gone", len(gone)),
-        ("new", len(new) + photos.left_out),
-        ("with other content or another role", len(other)),
-    ):
-        if count:
-            changed.append(f"{count} photographs {what}")
-    return changed
-
-
 @contextmanager
-def _joined() -> Iterator[None]:
-    """Part from torchrun's processes at the end, whatever happens."""
+def joined(config: TrainConfig) -> Iterator[Device]:
+    """The device of the settings; with torchrun's other processes, until the end."""
+    device = choose_device(config.device, config.precision)
+    if config.deterministic:
+        make_deterministic()
     try:
-        yield
+        yield device
     finally:
         leave()
 
@@ -379,13 +250,6 @@ def _claimed(
         yield lock
 
 
-def _load_state(run_dir: Path, emit: Emit) -> Saved:
-    saved, problems = resume.load(run_dir)
-    for problem in problems:
-        emit(Warned(f"{problem}; going on from the state before it"))
-    return saved
-
-
 def _prepare(config: TrainConfig, device: Device, stop: StopRequest, emit: Emit) -> Photos:
     """The photographs; the first process looks first, the others then find its cache."""
     if not device.is_first:
@@ -399,3 +263,10 @@ def _prepare(config: TrainConfig, device: Device, stop: StopRequest, emit: Emit)
     if device.is_first:
         device.wait()
     return photos
+
+
+def _load_state(run_dir: Path, emit: Emit) -> Saved:
+    saved, problems = resume.load(run_dir)
+    for problem in problems:
+        emit(Warned(f"{problem}; going on from the state before it"))
+    return saved

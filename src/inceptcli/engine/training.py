@@ -48,7 +48,7 @@ class Training:
         optimizer: What moves the weights.
         scaler: Of gradients; does nothing unless the precision is fp16.
         losses_of: The loss of each image.
-        data: What a resumed training compares its photographs with.
+        described: ``resume.describe_photos`` of them.
         run_dir: Its folder.
         record: What its weights file says of itself, but for the epoch and its figures.
         fingerprints: The weights file's record of the training pictures, or None.
@@ -66,7 +66,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     losses_of: LossPerImage
-    data: dict[str, Any]
+    described: dict[str, Any]
     run_dir: Path
     record: Record
     fingerprints: bytes | None
