@@ -160,7 +160,8 @@ class InceptionV1(nn.Module):
 
         x = self.inception5a(x)  # (N, 832, 7, 7)
         x = self.inception5b(x)  # (N, 1024, 1, 1)
-        return self.classifier(torch.flatten(x, 1))  # (N, classes)
+        logits: Tensor = self.classifier(torch.flatten(x, 1))  # (N, classes)
+        return logits
 
 
 ARCHITECTURES: dict[str, type[InceptionV1]] = {"inception_v1": InceptionV1}
