@@ -213,17 +213,19 @@ def test_a_class_that_loses_all_its_files_to_the_decoder_is_named(root: Path) ->
     assert left.rejected == (bad[0],)
     with pytest.raises(DataError, match=r"for dog \(2 rejected\)"):
         reject(left, bad[1:])
-    assert reject(left, bad[1:], keep_classes=True).classes == ("cat", "dog")
+    assert reject(left, bad[1:], to_learn=False).classes == ("cat", "dog")
 
 
-def test_classes_of_a_model_are_kept_in_its_order(root: Path) -> None:
-    """K6: unknown classes are an error that names both lists, absent ones a note."""
-    dataset = scan(root, class_names=("dog", "eel", "cat"))
-    assert dataset.classes == ("dog", "eel", "cat")
-    assert [sample.label for sample in dataset.samples] == [2, 2, 0, 0]
-    assert dataset.notes == ("classes of the model without photographs here: eel",)
-    with pytest.raises(DataError, match="does not know dog; it knows cat, eel"):
-        scan(root, class_names=("cat", "eel"))
+def test_to_measure_one_class_is_enough(tmp_path: Path) -> None:
+    """K6: evaluate takes any labelled folder, and classes that only test has; train does not."""
+    draw(tmp_path / "one" / "cat" / "a.png", seed=0, label=0)
+    assert scan(tmp_path / "one", to_learn=False).classes == ("cat",)
+    with pytest.raises(DataError, match="only one class"):
+        scan(tmp_path / "one")
+    for name in ("train/cat", "train/dog", "test/cat", "test/eel"):
+        draw(tmp_path / "roles" / name / "a.png", seed=1, label=0)
+    assert scan(tmp_path / "roles", to_learn=False).classes == ("cat", "dog", "eel")
+    assert scan(tmp_path / "roles").classes == ("cat", "dog")
 
 
 def test_output_in_the_data_folder_is_refused(root: Path, tmp_path: Path) -> None:

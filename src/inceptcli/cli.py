@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from inceptcli import __version__, console
-
-from inceptcli.config import DataConfig, Recipe, TrainConfig, resolve
+from inceptcli import __version__, console, show
+from inceptcli.config import Arch, DataConfig, TrainConfig, one_of, resolve
 from inceptcli.errors import InceptcliError, PartialError, UsageError
+from inceptcli.files import write_csv
+from inceptcli.runfolder import LAST, RUNS, SPLIT, latest_run, read_settings
+
+if TYPE_CHECKING:
+    from inceptcli.data.layout import Link
+    from inceptcli.engine.infer import Prediction
 
 app = typer.Typer(
     name="inceptcli",
@@ -31,6 +36,7 @@ app = typer.Typer(
 )
 
 DEFAULTS = {item.name: item.default for item in fields(TrainConfig)}
+LINKS = ("symlink", "hardlink", "copy")
 DATA, MODEL, TRAINING, OUTPUT = "Data", "Network", "Training", "Output"
 
 
@@ -86,6 +92,8 @@ def _settings(ctx: typer.Context, kind: type[DataConfig]) -> dict[str, Any]:
     given = {k: v for k, v in ctx.params.items() if k in known and v is not None}
     if "ratio" in given:
         given["ratio"] = _numbers("--ratio", given["ratio"])
+    if "root" in given:
+        given["root"] = given["root"].absolute()
     return given
 
 
@@ -96,32 +104,44 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
         raise UsageError(f"{option}: '{text}' is not numbers with commas between") from error
 
 
-def _keep_outside(root: Path, *outputs: Path | None) -> None:
-    """Refuse to write into the data folder, before anything is done.
+def _pair(option: str, text: str) -> tuple[str, str]:
+    left, equals, right = text.partition("=")
+    if not (left and equals and right):
+        raise UsageError(f"{option}: '{text}' is not A=B")
+    return left, right
 
-    Raises:
-        UsageError: One of the outputs lies in it.
-    """
+
+def _classes(names: str | None, folder: Path | None) -> tuple[str, ...]:
+    """Class names that were given for a weights file without a record."""
+    if names is not None and folder is not None:
+        raise UsageError("--class-names and --classes-from say the same; give one of them")
+    if names is not None:
+        return tuple(names.split(","))
+    if folder is None:
+        return ()
+    from inceptcli.data.folder import scan
+
+    return scan(folder).classes
+
+
+def _keep_outside(root: Path, *outputs: Path | None) -> None:
+    """Refuse to write into the data folder, before anything is done."""
+    from inceptcli.data.folder import check_output
+
     for path in outputs:
-        if path is not None and is_inside(path, root):
-            raise UsageError(
-                f"{printable(str(path))} lies inside the data folder, which is never written to; "
-                "choose another place"
-            )
+        if path is not None:
+            check_output(path, root)
 
 
 def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, str]]:
     """The settings of a run to go on with, and what was typed on top of them."""
-    folder = latest_run(RUNS, having=LAST) if run == "latest" else Path(run)
+    folder = latest_run(Path(RUNS), having=LAST) if run == "latest" else Path(run)
     if folder is None:
-        raise UsageError("--resume latest: there is no run in runs/; name a run folder")
+        raise UsageError(f"--resume latest: there is no run in {RUNS}/; name a run folder")
     stored = read_settings(folder)
-    given = {name: value for name, value in typed.items() if name not in ("output", "name")}
-    split = folder / "split.csv"
-    settings = stored | given | {"output": folder, "split": split}
-    return TrainConfig.from_json(settings), dict.fromkeys(stored, "the run") | dict.fromkeys(
-        given, "option"
-    )
+    here = {"output": folder, "split": folder / SPLIT, "overwrite": False}
+    sources = dict.fromkeys(stored, "the run") | dict.fromkeys(typed, "option")
+    return TrainConfig.from_json(stored | typed | here), sources
 
 
 def _show_version(wanted: bool) -> None:
@@ -335,21 +355,24 @@ def summary(
     if weights is not None:
         from inceptcli.model.weights import load_weights
 
-        return show.weights_file(load_weights(weights), as_json=as_json)
+        show.weights_file(load_weights(weights), as_json=as_json, markdown=markdown)
+        return
     from inceptcli.model import summary as model
 
     if tree:
-        return console.result_block(model.module_tree(arch, classes=classes, image_size=image_size))
+        console.result_block(model.module_tree(arch, classes=classes, image_size=image_size))
+        return
     if blocks:
-        table = model.block_table(arch, image_size=image_size)
-        return show.blocks(table, as_json=as_json, markdown=markdown)
-    table = model.layer_table(arch, classes=classes, image_size=image_size, batch_size=batch_size)
+        rows = model.block_table(arch, image_size=image_size)
+        show.blocks(rows, as_json=as_json, markdown=markdown)
+        return
+    layers = model.layer_table(arch, classes=classes, image_size=image_size, batch_size=batch_size)
     measured = None
     if measure:
         measured = model.measure_memory(
             arch, classes=classes, image_size=image_size, batch_size=batch_size
         )
-    show.layers(table, measured, as_json=as_json, markdown=markdown)
+    show.layers(layers, measured, as_json=as_json, markdown=markdown)
 
 
 @app.command()
@@ -400,25 +423,23 @@ def split(
 
     Example: inceptcli split data/ -o split.csv
     """
-    one_of("--link", link, ("symlink", "hardlink", "copy"))
+    one_of("--link", link, LINKS)
     config = DataConfig(**_settings(ctx, DataConfig))
     _keep_outside(config.root, output, layout, preview, suspects)
-    from inceptcli.data import layout as rooms
-    from inceptcli.data.prepare import prepare
+    from inceptcli.data.layout import lay_out
+    from inceptcli.data.prepare import prepare, write_manifest
 
     with console.Listener() as listener:
         photos = prepare(config, keep_pixels=preview is not None, emit=listener)
     if output is not None:
-        rooms.write_manifest(output, photos)
+        write_manifest(output, photos)
     if layout is not None:
-        rooms.lay_out(layout, photos, link=link)
+        lay_out(layout, photos, link=cast("Link", link))
     if preview is not None:
-        from inceptcli.report.sheets import write_samples
+        from inceptcli.report.pictures import write_samples
 
         write_samples(preview, photos)
     show.split(photos, as_json=as_json)
-    if check:
-        ...
 
 
 @app.command()
@@ -595,20 +616,24 @@ def train(
     elif root is None:
         raise UsageError("train: which photographs? give a folder, as in: inceptcli train data/")
     else:
-        config, sources = resolve(recipe or DEFAULTS["recipe"], typed)
-    from inceptcli.engine import run as engine
+        config, sources = resolve(recipe or "default", typed)
+    from inceptcli.engine.forecast import forecast
+    from inceptcli.engine.run import run
+    from inceptcli.report.pictures import write_run
 
     script_lines = config.recipe == "tutorial"
     with console.Listener(rows_to_stdout=not as_json, script_lines=script_lines) as listener:
         if dry_run:
-            return show.forecast(engine.forecast(config, emit=listener), as_json=as_json)
-        result = engine.run(
+            show.forecast(forecast(config, emit=listener), as_json=as_json)
+            return
+        result = run(
             config,
             sources=sources,
             resuming=resume is not None,
             allow_change=allow_change,
             emit=listener,
         )
+        write_run(result)
     show.training(result, as_json=as_json)
 
 
@@ -634,7 +659,7 @@ def evaluate(
             help="The class that a test is for: sensitivity, specificity, predictive values.",
         ),
     ] = None,
-    class_map: Annotated[
+    mapped: Annotated[
         list[str] | None,
         typer.Option(
             "--map",
@@ -672,13 +697,37 @@ def evaluate(
 
     Example: inceptcli evaluate photos/ -m runs/first/best_model.pth
     """
-    from inceptcli.engine import sources
+    chosen = _classes(class_names, classes_from)
+    class_map = dict(_pair("--map", text) for text in mapped or [])
+    given = _settings(ctx, DataConfig)
+    from inceptcli.data.prepare import prepare
+    from inceptcli.engine import evaluate as engine
     from inceptcli.engine.device import choose_device
-    from inceptcli.engine.evaluate import evaluate as measure
+    from inceptcli.engine.infer import load_network
 
-    names = _class_names(class_names, classes_from)
-    path = _weights_path(model)
-    loaded = infer.load_network(path, classes=names, raw=raw)
+    loaded = load_network(engine.find_weights(model), classes=chosen, raw=raw)
+    console.say(f"weights: {loaded.weights.path}")
+    config = engine.photos_config(loaded.weights, given)
+    _keep_outside(config.root, output)
+    with console.Listener() as listener:
+        photos = prepare(config, to_learn=False, divide=config.split is not None, emit=listener)
+        role = role or engine.default_role(photos)
+        result = engine.evaluate(
+            loaded,
+            photos,
+            role,
+            choose_device(device or "auto", precision or "auto"),
+            class_map=class_map,
+            positive=positive,
+            emit=listener,
+        )
+    if output is not None:
+        from inceptcli.report.pictures import write_evaluation
+
+        write_evaluation(output, result)
+    show.evaluation(result, as_json=as_json)
+    if strict and result.rejected:
+        raise PartialError(f"{result.rejected} photographs could not be read")
 
 
 @app.command()
@@ -732,6 +781,50 @@ def predict(
 
     Example: inceptcli predict image.jpg -m best_model.pth
     """
+    one_of("--link", link, LINKS)
+    chosen = _classes(class_names, classes_from)
+    from inceptcli.engine import infer
+    from inceptcli.engine.device import choose_device
+    from inceptcli.engine.evaluate import find_weights
+    from inceptcli.engine.inputs import expand
+
+    loaded = infer.load_network(find_weights(model), classes=chosen, raw=raw)
+    console.say(f"weights: {loaded.weights.path}")
+    from inceptcli.data.image import MAX_MEGAPIXELS
+    from inceptcli.data.machine import default_workers
+
+    question = infer.Question(
+        topk=topk,
+        threshold=threshold if threshold is not None else loaded.threshold,
+        workers=default_workers() if workers is None else workers,
+        max_megapixels=max_megapixels or MAX_MEGAPIXELS,
+    )
+    rows = infer.predict(
+        expand(paths, recursive=recursive, null=null),
+        loaded,
+        choose_device(device or "auto", precision or "auto"),
+        question,
+    )
+    form = "jsonl" if jsonl else "json" if as_json else "rows"
+    tally = show.Tally()
+    shown = tally.count(show.predictions(rows, form=form))
+    if sort is not None:
+        shown = _sorted(sort, shown, link)
+    if csv is not None:
+        write_csv(csv, show.csv_header(topk), show.csv_rows(shown, topk))
+    for _ in shown:  # what is left when no CSV drew them
+        pass
+    tally.check()
+
+
+def _sorted(folder: Path, rows: Iterator[Prediction], link: str) -> Iterator[Prediction]:
+    """Place the file of each row that passes in the folder of its class."""
+    from inceptcli.data.layout import place_by_class
+
+    for row in rows:
+        if row.error is None:
+            place_by_class(folder, Path(row.path), row.top[0][0], link=cast("Link", link))
+        yield row
 
 
 @app.command()

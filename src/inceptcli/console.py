@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich import box
 from rich.console import Console
@@ -109,8 +109,9 @@ def print_table(
         table = Table(box=box.SIMPLE_HEAD, title=Text(title, style="bold") if title else None)
         table.title_justify = "left"
         for index, name in enumerate(columns):
-            justify = "left" if index < left else "right"
-            table.add_column(Text(name), justify=justify, overflow="fold")
+            table.add_column(
+                Text(name), justify="left" if index < left else "right", overflow="fold"
+            )
         for row in body:
             table.add_row(*row)
         console.print(table)
@@ -121,6 +122,41 @@ def print_table(
     widths = [max(cell.cell_len for cell in column) for column in zip(heads, *body, strict=True)]
     for row in [heads, *body]:
         console.print(_plain_row(row, widths, left))
+
+
+def print_confusion(
+    matrix: Sequence[Sequence[int]], rows: Sequence[str], columns: Sequence[str]
+) -> None:
+    """The confusion matrix: rows true, columns predicted, shaded by the part of each row."""
+    body: list[list[Cell | Text]] = []
+    for name, counts in zip(rows, matrix, strict=True):
+        total = max(1, sum(counts))
+        body.append([name, *(_shaded(count, count / total) for count in counts)])
+    print_table(("true \\ predicted", *(printable(name) for name in columns)), body)
+
+
+def _shaded(count: int, share: float) -> Text:
+    blue = round(255 - 160 * share)
+    style = f"black on rgb({blue},{blue},255)" if share else "dim"
+    return Text(f"{count:,}", style=style)
+
+
+def print_prediction(
+    path: str, top: Sequence[tuple[str, float]], error: str | None, *, uncertain: bool
+) -> None:
+    """One row on stdout: the path, then classes and probabilities, or what was wrong.
+
+    Columns are separated by a tab in a pipe and by two spaces on a terminal.
+    """
+    out = stdout()
+    if error is not None:
+        row = [Text(printable(path)), Text("error", style="red"), Text(printable(error))]
+    else:
+        row = [Text(printable(path))]
+        for name, probability in top:
+            row += [Text(printable(name), style="bold"), Text(f"{probability:.4f}")]
+        row += [Text("uncertain", style="yellow")] * uncertain
+    out.print(Text("  " if out.is_terminal else "\t").join(row))
 
 
 def _text(cell: Cell | Text) -> Text:

@@ -17,9 +17,9 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from inceptcli.errors import OutputError, UsageError
+from inceptcli.errors import DataError, OutputError, UsageError
 from inceptcli.files import (
     NOFOLLOW,
     NONBLOCK,
@@ -27,6 +27,7 @@ from inceptcli.files import (
     is_alive,
     is_temporary,
     printable,
+    read_regular,
     sweep,
     sync_folder,
 )
@@ -41,11 +42,17 @@ else:
     import fcntl
 
 LOCK = ".lock"
+RUNS = "runs"  # where runs lie whose folder was not named
+LAST, PREVIOUS, BEST = "last.pth", "last.prev.pth", "best_model.pth"
+CONFIG, SPLIT, REJECTED, HISTORY = "config.json", "split.csv", "rejected.csv", "history.csv"
+METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
+CURVES, CONFUSION, RELIABILITY = "curves.png", "confusion.png", "reliability.png"
+SAMPLES, REPORT = "samples.png", "report.html"
 RUN_FILES = (  # what can be gone on with goes first, so that half a removal cannot be resumed
-    *("last.pth", "last.prev.pth", "best_model.pth", "config.json", "history.csv"),
-    *("split.csv", "rejected.csv", "metrics.json", "predictions.csv", "report.html"),
-    *("curves.png", "confusion.png", "reliability.png", "samples.png"),
+    *(LAST, PREVIOUS, BEST, CONFIG, SPLIT, REJECTED, HISTORY, METRICS, PREDICTIONS),
+    *(CURVES, CONFUSION, RELIABILITY, SAMPLES, REPORT),
 )
+_MAX_CONFIG_BYTES = 1 << 20
 _ATTEMPTS = 50  # at a lock that is changing hands
 _PAUSE_SECONDS = 0.01  # between two of them
 
@@ -164,6 +171,26 @@ def latest_run(runs: Path, *, having: str) -> Path | None:
             if stat.S_ISREG(facts.st_mode):
                 found.append((facts.st_mtime_ns, folder.name, folder))
     return max(found)[2] if found else None
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings that a run was started with, as ``config.json`` in its folder says.
+
+    Raises:
+        DataError: There is no such file in it, or it is damaged.
+    """
+    path = folder / CONFIG
+    try:
+        settings = json.loads(read_regular(path, max_bytes=_MAX_CONFIG_BYTES))["settings"]
+        if isinstance(settings, dict):
+            return settings
+    except FileNotFoundError as error:
+        raise DataError(
+            printable(f"{folder} is no run folder: it holds no {CONFIG}; give one that does")
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(printable(f"cannot read {path}: {error}; give another run")) from error
+    raise DataError(printable(f"{path} holds no settings; give another run"))
 
 
 def _refuse_files(folder: Path) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from inceptcli import console
+from inceptcli.errors import DataError, PartialError
+from inceptcli.files import printable
 
 if TYPE_CHECKING:  # torch and its weight stay away until a command needs them
     from inceptcli.data.prepare import Photos
+    from inceptcli.engine.conclude import TrainResult
     from inceptcli.engine.evaluate import Evaluation
-    from inceptcli.engine.metrics import Figures
-    from inceptcli.engine.run import TrainResult
+    from inceptcli.engine.figures import BinaryFigures, Figures
+    from inceptcli.engine.forecast import Forecast
+    from inceptcli.engine.infer import Prediction
     from inceptcli.model.summary import BlockRow, LayerTable, MeasuredMemory, Reduction
     from inceptcli.model.weights import Weights
 
@@ -27,7 +31,8 @@ def layers(
         values = {"layers": values.pop("rows"), **values}
         if measured is not None:
             values["measured"] = asdict(measured)
-        return console.print_json(values)
+        console.print_json(values)
+        return
     console.print_table(
         ("", "layer", "output shape", "parameters", "mult-adds"),
         [
@@ -56,7 +61,8 @@ def blocks(rows: Sequence[BlockRow], *, as_json: bool, markdown: bool) -> None:
     """The paper's table: a line a block, with what the 1x1 reductions save."""
     if as_json:
         values = [asdict(row) | {"widths": row.widths._asdict()} for row in rows]
-        return console.print_json({"blocks": values})
+        console.print_json({"blocks": values})
+        return
     heads = ("block", "output", "1x1", "3x3 reduce", "3x3", "5x5 reduce", "5x5", "pool proj")
     savings = ("parameters", "mult-adds", "3x3 saves", "5x5 saves")
     console.print_table(
@@ -94,7 +100,8 @@ def weights_file(weights: Weights, *, as_json: bool, markdown: bool) -> None:
         "record": None if record is None else json.loads(record.to_json()),
     }
     if as_json:
-        return console.print_json(facts)
+        console.print_json(facts)
+        return
     rows = [(name, str(value)) for name, value in facts.items() if name != "record"]
     if record is None:
         rows.append(
@@ -113,7 +120,7 @@ def split(photos: Photos, *, as_json: bool) -> None:
             role: sum(count[role] for count in counts.values())
             for role in next(iter(counts.values()))
         }
-        return console.print_json(
+        console.print_json(
             {
                 "images": len(photos.indices("all")),
                 "groups": photos.group_count,
@@ -122,13 +129,15 @@ def split(photos: Photos, *, as_json: bool) -> None:
                 "rejected": len(photos.rejected),
             }
         )
+        return
     console.print_roles(counts)
 
 
 def training(result: TrainResult, *, as_json: bool) -> None:
     """What a training came to; the last line is the run folder."""
     if as_json:
-        return console.print_json(result.to_json())
+        console.print_json(result.to_json())
+        return
     val, test = result.val.figures, result.test.figures if result.test else None
     rows = [(f"val accuracy (chosen by it: epoch {result.best_epoch})", _figure(val, "accuracy"))]
     if test is None:
@@ -141,7 +150,157 @@ def training(result: TrainResult, *, as_json: bool) -> None:
     console.result(str(result.run))
 
 
-def _figure(figures: Figures, name: str) -> str:
+def forecast(result: Forecast, *, as_json: bool) -> None:
+    """What a training would take."""
+    if as_json:
+        console.print_json(asdict(result))
+        return
+    rows = [
+        ("training images", f"{result.images:,}"),
+        ("steps an epoch", f"{result.steps_per_epoch:,}"),
+        ("images a second, training", f"{result.images_per_second:.1f}"),
+        ("an epoch with validation", _duration(result.epoch_seconds)),
+        (f"all {result.epochs} epochs", _duration(result.total_seconds)),
+        ("peak memory so far", f"{result.peak_bytes / 2**20:,.0f} MB"),
+    ]
+    console.print_table(("forecast", ""), rows)
+    console.say("nothing was written; times are measured on a few steps and will vary")
+
+
+def evaluation(result: Evaluation, *, as_json: bool) -> None:
+    """All figures of a model on a role's photographs."""
+    if as_json:
+        console.print_json(result.to_json())
+        return
+    figures = result.figures
+    names = {
+        "accuracy": "accuracy",
+        "balanced_accuracy": "balanced accuracy",
+        "loss": "loss (cross-entropy)",
+        "macro_f1": "macro F1",
+        "auc": "ROC AUC (macro, one against the rest)",
+    }
+    rows = [(shown, _figure(figures, name)) for name, shown in names.items()]
+    rows += [(f"top-{k} accuracy", f"{value:.4f}") for k, value in figures.top_k.items()]
+    if figures.binary is not None:
+        rows += _binary(figures.binary)
+    title = f"{figures.images:,} photographs of role {result.role}"
+    if figures.groups != figures.images:
+        title += f" in {figures.groups:,} groups"
+    console.print_table(("figure", "value"), rows, title=title, left=2)
+    console.print_table(
+        ("class", "images", "precision", "recall", "specificity", "F1", "AUC"),
+        [
+            (c.name, c.support, c.precision, c.recall, c.specificity, c.f1, c.auc)
+            for c in figures.classes
+        ],
+    )
+    console.print_confusion(figures.confusion, [c.name for c in figures.classes], figures.outputs)
+    _mistakes(result)
+
+
+def _mistakes(result: Evaluation, most: int = 5) -> None:
+    worst = result.mistakes(most)
+    if worst:
+        console.print_table(
+            ("most confident mistakes", "is", "taken for", "probability"), worst, left=3
+        )
+
+
+def _binary(figures: BinaryFigures) -> list[tuple[str, str]]:
+    names = {
+        "sensitivity": "sensitivity",
+        "specificity": "specificity",
+        "ppv": "positive predictive value",
+        "npv": "negative predictive value",
+    }
+    return [
+        (f"{shown} ({printable(figures.positive)})", _figure(figures, name))
+        for name, shown in names.items()
+    ]
+
+
+def predictions(rows: Iterable[Prediction], *, form: str) -> Iterator[Prediction]:
+    """Print each prediction when it comes, and hand it on.
+
+    Args:
+        rows: The predictions.
+        form: "rows", "jsonl" or "json".
+    """
+    if form == "json":
+        everything = list(rows)
+        console.print_json([prediction_json(row) for row in everything])
+        yield from everything
+        return
+    for row in rows:
+        if form == "jsonl":
+            console.print_json(prediction_json(row), indent=None)
+        else:
+            console.print_prediction(row.path, row.top, row.error, uncertain=row.uncertain)
+        yield row
+
+
+def prediction_json(row: Prediction) -> dict[str, Any]:
+    """One prediction as ``--json`` and ``--jsonl`` give it."""
+    best = row.top[0] if row.top else (None, None)
+    return {
+        "path": row.path,
+        "class": best[0],
+        "probability": best[1],
+        "top": [list(pair) for pair in row.top],
+        "uncertain": row.uncertain,
+        "error": row.error,
+    }
+
+
+def csv_header(topk: int) -> list[str]:
+    """Columns of ``predict --csv``."""
+    more = [f"{name}_{k}" for k in range(2, topk + 1) for name in ("class", "probability")]
+    return ["path", "class", "probability", "uncertain", "error", *more]
+
+
+def csv_rows(rows: Iterable[Prediction], topk: int) -> Iterator[list[object]]:
+    """Lines of ``predict --csv``, of equal length."""
+    for row in rows:
+        pairs: list[object] = [part for pair in row.top for part in pair]
+        pairs += [None] * (2 * topk - len(pairs))
+        yield [row.path, *pairs[:2], int(row.uncertain), row.error, *pairs[2:]]
+
+
+@dataclass
+class Tally:
+    """Counts predictions that pass, and those that failed."""
+
+    inputs: int = 0
+    failed: int = 0
+
+    def count(self, rows: Iterable[Prediction]) -> Iterator[Prediction]:
+        """Hand the rows on."""
+        for row in rows:
+            self.inputs += 1
+            self.failed += row.error is not None
+            yield row
+
+    def check(self) -> None:
+        """Say by the exit code what became of the inputs.
+
+        Raises:
+            DataError: None could be read.
+            PartialError: Some could not.
+        """
+        if self.failed == self.inputs:
+            raise DataError(f"none of {self.inputs} inputs could be read; see the rows above")
+        if self.failed:
+            raise PartialError(f"{self.failed} of {self.inputs} inputs could not be read")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _figure(figures: Figures | BinaryFigures, name: str) -> str:
     value = getattr(figures, name)
     if value is None:
         return "-"

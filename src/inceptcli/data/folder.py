@@ -106,7 +106,7 @@ def scan(
     label_columns: tuple[str, str] | None = None,
     follow_links: bool = False,
     allow_empty: bool = False,
-    class_names: Sequence[str] | None = None,
+    to_learn: bool = True,
 ) -> Dataset:
     """List the photographs of a data folder with their classes.
 
@@ -116,23 +116,23 @@ def scan(
         label_columns: Its columns of file and class, by name or by position from 1.
         follow_links: Enter linked folders that lie outside the root. Linked files are read always.
         allow_empty: Leave out classes without photographs instead of failing.
-        class_names: The classes and their order, when a model has fixed them: others in the
-            folder are an error, absent ones are noted.
+        to_learn: Whether a network is to learn from them, so that there must be two classes and
+            none may be empty; False when one is only measured.
 
     Raises:
         DataError: There is no such folder, a part of it cannot be listed, its layout is none of
-            the above, a class is empty or the only one, or ``class_names`` does not fit.
+            the above, or a class is empty or the only one.
     """
     root = Path(root)
     walk = _walk(root, follow_links=follow_links)
     if labels is not None:
         homes = _homes_by_table(walk, labels, label_columns)
     else:
-        homes = _homes_by_folder(walk, every_role=class_names is not None)
-    dataset = _label(walk, homes, class_names)
-    if class_names is not None:
-        return _check_known(dataset)
-    return _check_empty(dataset, allow_empty=allow_empty)
+        homes = _homes_by_folder(walk, every_role=not to_learn)
+    dataset = _label(walk, homes)
+    if to_learn:
+        return _check_empty(dataset, allow_empty=allow_empty)
+    return _check_any(dataset)
 
 
 def list_images(folder: Path, *, recursive: bool = False) -> list[Path]:
@@ -150,7 +150,7 @@ def reject(
     rejected: Iterable[Rejected],
     *,
     allow_empty: bool = False,
-    keep_classes: bool = False,
+    to_learn: bool = True,
 ) -> Dataset:
     """Take samples out by name and check the classes again.
 
@@ -158,7 +158,7 @@ def reject(
         dataset: As ``scan`` returned it.
         rejected: What reading the files found.
         allow_empty: Leave out classes that have lost all their photographs.
-        keep_classes: Keep all classes in any case, as a model has fixed them.
+        to_learn: As for ``scan``.
 
     Raises:
         DataError: A class has lost all its photographs, or only one class is left.
@@ -170,7 +170,7 @@ def reject(
         samples=tuple(sample for sample in dataset.samples if sample.name not in names),
         rejected=tuple(sorted([*dataset.rejected, *rejected], key=lambda each: each.name)),
     )
-    return left if keep_classes else _check_empty(left, allow_empty=allow_empty)
+    return _check_empty(left, allow_empty=allow_empty) if to_learn else _check_any(left)
 
 
 def check_output(output: Path, root: Path) -> None:
@@ -444,9 +444,9 @@ def _differences(classes: Mapping[str, set[str]]) -> list[str]:
     return notes
 
 
-def _label(walk: _Walk, homes: _Homes, class_names: Sequence[str] | None) -> Dataset:
+def _label(walk: _Walk, homes: _Homes) -> Dataset:
     """Give every file its class; files without one are noted, classes without an index too."""
-    classes = tuple(sorted(homes.classes) if class_names is None else class_names)
+    classes = tuple(sorted(homes.classes))
     index = {name: number for number, name in enumerate(classes)}
     samples, homeless, strange = [], [], Counter[str]()
     for name in sorted(walk.files):
@@ -457,11 +457,6 @@ def _label(walk: _Walk, homes: _Homes, class_names: Sequence[str] | None) -> Dat
             strange[home[0]] += 1
         else:
             samples.append(Sample(walk.root / name, name, index[home[0]], home[1]))
-    if strange and class_names is not None:
-        raise DataError(
-            f"the model does not know {listed(sorted(strange), shown=12)}; it knows "
-            f"{listed(classes, shown=12)}; rename the folders in {printable(str(walk.root))}"
-        )
     notes = [*walk.notes(), *homes.notes]
     if homeless:
         notes.append(f"{len(homeless)} images without a class left out: {listed(homeless)}")
@@ -512,11 +507,8 @@ def _without_classes(dataset: Dataset, empty: Collection[int]) -> Dataset:
     )
 
 
-def _check_known(dataset: Dataset) -> Dataset:
-    """A model's classes stay as they are; say which the folder does not show."""
+def _check_any(dataset: Dataset) -> Dataset:
+    """To measure something takes at least one photograph, of whatever class."""
     if not dataset.samples:
         raise DataError(printable(f"no usable photographs in {dataset.root}; check the folder"))
-    shown = {each.label for each in dataset.samples}
-    absent = [name for number, name in enumerate(dataset.classes) if number not in shown]
-    note = f"classes of the model without photographs here: {listed(absent, shown=12)}"
-    return replace(dataset, notes=(*dataset.notes, note)) if absent else dataset
+    return dataset

@@ -40,6 +40,11 @@ def lay_out(folder: Path, photos: Photos, *, link: Link) -> int:
     return placed
 
 
+def place_by_class(folder: Path, path: Path, class_name: str, *, link: Link) -> Path:
+    """Put a file into the folder of a class; where it is now."""
+    return place(path, folder / folder_name(class_name), link=link)
+
+
 def place(source: Path, folder: Path, *, link: Link) -> Path:
     """Put one file into a folder under its own name, or a numbered one where that is taken.
 

@@ -6,7 +6,7 @@ scan -> one pass over the files -> groups -> roles. Imports no torch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +15,14 @@ import numpy.typing as npt
 
 from inceptcli.config import ROLES, DataConfig
 from inceptcli.data.cache import PixelStore, Reading, Survey, survey
-from inceptcli.data.folder import Dataset, Rejected, scan
+from inceptcli.data.folder import Dataset, Rejected, reject, scan
 from inceptcli.data.groups import Grouping, group
 from inceptcli.data.labels import listed
 from inceptcli.data.machine import default_workers
 from inceptcli.data.reader import Facts, PixelSpec, never
-from inceptcli.data.split import assign_roles
+from inceptcli.data.split import assign_roles, read_split, write_split
 from inceptcli.errors import DataError
 from inceptcli.events import Emit, Notice, RolesReady, Warned, silent
-from inceptcli.files import printable
 
 Ints = npt.NDArray[np.int64]
 NO_ROLE = ""
@@ -40,11 +39,12 @@ class Photos:
         classes: Class names; ``labels`` are indices into them.
         names: Paths relative to ``root``, with "/".
         paths: Where to open them.
-        labels: (N,) int64.
+        labels: (N,) int64; -1 for a file that cannot be used.
         roles: (N,) "train", "val", "test" or ``NO_ROLE``.
         groups: (N,) int64, equal for files that show the same thing; -1 without a role.
         facts: What the one pass found out about each; None when it cannot be read.
         rejected: The files that cannot be used, each with its reason.
+        unlisted: How many usable files a given split does not list.
         grouping: How the groups were found.
         store: Pixels by index.
     """
@@ -58,6 +58,7 @@ class Photos:
     groups: Ints
     facts: tuple[Facts | None, ...]
     rejected: tuple[Rejected, ...]
+    unlisted: int
     grouping: Grouping
     store: PixelStore
 
@@ -72,7 +73,7 @@ class Photos:
         return len(np.unique(self.groups[self.roles != NO_ROLE]))
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """class -> role -> number of photographs; only roles that occur."""
+        """Class -> role -> number of photographs; only roles that occur."""
         roles = [role for role in ROLES if (self.roles == role).any()]
         return {
             name: {role: int(((self.labels == i) & (self.roles == role)).sum()) for role in roles}
@@ -84,6 +85,8 @@ def prepare(
     config: DataConfig,
     *,
     keep_pixels: bool = True,
+    to_learn: bool = True,
+    divide: bool = True,
     emit: Emit = silent,
     stopping: Callable[[], bool] = never,
 ) -> Photos:
@@ -92,6 +95,9 @@ def prepare(
     Args:
         config: Which photographs, and how they are divided.
         keep_pixels: Whether the one pass over the files keeps their pixels too.
+        to_learn: Whether a network is to learn from them, as ``folder.scan`` says.
+        divide: Whether roles are made where neither a split nor the folder gives them; if not,
+            all photographs are "test".
         emit: Told of progress, groups, roles and rejected files.
         stopping: Asked several times a second; true ends the pass with ``StoppingError``.
 
@@ -105,6 +111,7 @@ def prepare(
         label_columns=columns,
         follow_links=config.follow_links,
         allow_empty=config.allow_empty,
+        to_learn=to_learn,
     )
     for note in dataset.notes:
         emit(Notice(note))
@@ -117,8 +124,16 @@ def prepare(
     )
     spec = PixelSpec(config.image_size, config.resize, config.max_megapixels)
     found = survey(dataset.samples, spec, reading)
-    rejected = _check_rejected(dataset, found, config, emit)
-    photos = _divide(dataset, found, rejected, config, emit)
+    bad = [
+        Rejected(sample.name, lost.reason, lost.detail, sample.label)
+        for lost in found.rejected
+        for sample in (dataset.samples[lost.index],)
+    ]
+    usable = reject(dataset, bad, allow_empty=config.allow_empty, to_learn=to_learn)
+    _check_rejected(usable, len(dataset.samples) + len(dataset.rejected), config, emit)
+    photos = _photos(dataset, usable, found, config, divide=divide)
+    if photos.unlisted:
+        emit(Notice(f"{photos.unlisted} photographs that the split does not list are left out"))
     emit(RolesReady(photos.counts(), len(photos.indices("all")), photos.group_count))
     return photos
 
@@ -134,53 +149,36 @@ def _label_table(labels: str | None) -> tuple[Path | None, tuple[str, str] | Non
     return Path(labels), None
 
 
-def _check_rejected(
-    dataset: Dataset, found: Survey, config: DataConfig, emit: Emit
-) -> tuple[Rejected, ...]:
-    """All rejected files; too many of them, or a whole class, end the command.
+def _check_rejected(usable: Dataset, files: int, config: DataConfig, emit: Emit) -> None:
+    """Say how many files cannot be used and why; too many end the command.
 
     Raises:
-        DataError: More than ``max_bad`` are rejected, or every file of a class.
+        DataError: More than ``max_bad`` of them.
     """
-    samples = dataset.samples
-    rejected = list(dataset.rejected)
-    for lost in found.rejected:
-        sample = samples[lost.index]
-        rejected.append(Rejected(sample.name, lost.reason, lost.detail, sample.label))
-    if not rejected:
-        return ()
-    total = len(samples) + len(dataset.rejected)
-    reasons = ", ".join(
-        f"{count} {reason}" for reason, count in Counter(r.reason for r in rejected).most_common()
+    bad = usable.rejected
+    if not bad:
+        return
+    reasons = Counter(each.reason for each in bad).most_common()
+    text = (
+        f"{len(bad)} of {files} files cannot be used "
+        f"({', '.join(f'{count} {reason}' for reason, count in reasons)}), "
+        f"as {listed([f'{each.name}: {each.reason}' for each in bad])}"
     )
-    text = f"{len(rejected)} of {total} files cannot be used: {reasons}"
-    good = Counter(sample.label for sample in samples)
-    good.subtract(samples[lost.index].label for lost in found.rejected)
-    emptied = [name for label, name in enumerate(dataset.classes) if good[label] <= 0]
-    if emptied and not config.allow_empty:
-        raise DataError(f"{text}; no usable file is left in {listed(emptied, shown=20)}")
-    if len(rejected) > config.max_bad * total:
-        first = f"{printable(rejected[0].name)}: {rejected[0].reason}"
+    if len(bad) > config.max_bad * files:
         raise DataError(
-            f"{text} (first: {first}); more than --max-bad {config.max_bad:g} allows: repair or "
-            "remove them, or raise --max-bad"
+            f"{text}; --max-bad {config.max_bad:g} allows {int(config.max_bad * files)}: repair or "
+            "remove them, or allow more"
         )
-    emit(Warned(text + "; rejected.csv in the run folder names them"))
-    return tuple(sorted(rejected, key=lambda bad: bad.name))
+    emit(Warned(text))
 
 
-def _divide(
-    dataset: Dataset,
-    found: Survey,
-    rejected: tuple[Rejected, ...],
-    config: DataConfig,
-    emit: Emit,
+def _photos(
+    dataset: Dataset, usable: Dataset, found: Survey, config: DataConfig, *, divide: bool
 ) -> Photos:
-    samples = dataset.samples
-    usable = np.ones(len(samples), bool)
-    usable[[lost.index for lost in found.rejected]] = False
-    kept = np.flatnonzero(usable)
-    labels = np.array([sample.label for sample in samples], np.int64)
+    samples, place = dataset.samples, {each.name: i for i, each in enumerate(dataset.samples)}
+    kept = np.array([place[each.name] for each in usable.samples], np.int64)
+    labels, groups = np.full((2, len(samples)), -1, np.int64)
+    labels[kept] = [each.label for each in usable.samples]
     facts = [found.facts[i] for i in kept]
     grouping = group(
         [samples[i].name for i in kept],
@@ -190,24 +188,52 @@ def _divide(
         looks=[fact.look for fact in facts],
         how=config.group,
     )
-    for rule in grouping.rules:
-        emit(Notice(rule))
-    roles = np.full(len(samples), NO_ROLE, dtype="<U5")
-    roles[kept] = assign_roles(
-        labels[kept], grouping.ids, ratio=config.ratio, seed=config.seed, stratify=config.stratify
-    )
-    groups = np.full(len(samples), -1, np.int64)
     groups[kept] = grouping.ids
+    roles = np.full(len(samples), NO_ROLE, dtype="<U5")
+    roles[kept] = _roles(usable, grouping, config, divide=divide)
     return Photos(
         root=dataset.root,
-        classes=dataset.classes,
+        classes=usable.classes,
         names=tuple(sample.name for sample in samples),
         paths=tuple(sample.path for sample in samples),
         labels=labels,
         roles=roles,
         groups=groups,
         facts=tuple(found.facts),
-        rejected=rejected,
+        rejected=usable.rejected,
+        unlisted=int((roles[kept] == NO_ROLE).sum()),
         grouping=grouping,
         store=found.store,
+    )
+
+
+def _roles(usable: Dataset, grouping: Grouping, config: DataConfig, *, divide: bool) -> list[str]:
+    """The role of each usable photograph: from a split, from the folders, or made here."""
+    if config.split is not None:
+        listed_roles = read_split(config.split)
+        return [listed_roles.get(each.name, NO_ROLE) for each in usable.samples]
+    given = [each.role for each in usable.samples]
+    if all(role is not None for role in given):
+        return [str(role) for role in given]
+    if not divide:
+        return ["test"] * len(given)
+    labels = np.array([each.label for each in usable.samples], np.int64)
+    return assign_roles(
+        labels, grouping.ids, ratio=config.ratio, seed=config.seed, stratify=config.stratify
+    )
+
+
+def write_manifest(path: Path, photos: Photos) -> None:
+    """Write ``split.csv``: path, class, role and group of every photograph that has a role.
+
+    Raises:
+        OutputError: It could not be written.
+    """
+    chosen = photos.indices("all")
+    write_split(
+        path,
+        [photos.names[i] for i in chosen],
+        [photos.classes[photos.labels[i]] for i in chosen],
+        photos.roles[chosen].tolist(),
+        photos.groups[chosen].tolist(),
     )

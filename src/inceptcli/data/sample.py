@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from inceptcli.errors import OutputError
-from inceptcli.files import printable, write_bytes
+from inceptcli.files import printable
 
 
 def write_sample(folder: Path) -> int:
@@ -37,5 +37,5 @@ def write_sample(folder: Path) -> int:
     for index, (picture, label) in enumerate(zip(pictures, digits.target, strict=True)):
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, "png")
-        write_bytes(folder / str(label) / f"{index:04d}.png", buffer.getvalue())
+        (folder / str(label) / f"{index:04d}.png").write_bytes(buffer.getvalue())
     return len(pictures)

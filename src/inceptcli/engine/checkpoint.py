@@ -21,8 +21,7 @@ from inceptcli.errors import OutputError, StoppedError
 from inceptcli.events import EpochDone, StateSaved, Warned
 from inceptcli.files import write_csv
 from inceptcli.model.weights import save_weights
-
-BEST, HISTORY = "best_model.pth", "history.csv"
+from inceptcli.runfolder import BEST, HISTORY
 
 
 def save_epoch(training: Training, row: EpochDone) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from inceptcli.data.prepare import Photos
 from inceptcli.engine.calibration import fit_temperature
-from inceptcli.engine.checkpoint import BEST, finish, stop_if_asked
+from inceptcli.engine.checkpoint import finish, stop_if_asked
 from inceptcli.engine.evaluate import Evaluation, evaluate, write_metrics, write_predictions
 from inceptcli.engine.infer import load_network
 from inceptcli.engine.training import Training
@@ -17,8 +17,7 @@ from inceptcli.errors import WeightsError
 from inceptcli.events import EpochDone, Progress
 from inceptcli.files import printable
 from inceptcli.model.weights import load_weights, save_weights
-
-METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
+from inceptcli.runfolder import BEST, METRICS, PREDICTIONS
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from inceptcli.config import DeviceName, Precision
+from inceptcli.config import DeviceName, Precision, one_of
 from inceptcli.errors import ResourceError, UsageError
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -112,13 +113,19 @@ class Device:
             dist.barrier()
 
 
-def choose_device(name: DeviceName, precision: Precision) -> Device:
+def choose_device(name: str, precision: str) -> Device:
     """The device and precision for a command, after joining torchrun's processes if there are any.
+
+    Args:
+        name: One of ``config.DeviceName``.
+        precision: One of ``config.Precision``.
 
     Raises:
         ResourceError: The device asked for is not here.
         UsageError: The device cannot compute in the precision asked for.
     """
+    one_of("--device", name, get_args(DeviceName))
+    one_of("--precision", precision, get_args(Precision))
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = _find(name, int(os.environ.get("LOCAL_RANK", "0")))
     chosen, reason = _precision(device, precision)
@@ -147,7 +154,7 @@ def make_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def _find(name: DeviceName, local_rank: int) -> torch.device:
+def _find(name: str, local_rank: int) -> torch.device:
     has = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -163,7 +170,7 @@ def _find(name: DeviceName, local_rank: int) -> torch.device:
     return torch.device(name, local_rank) if name == "cuda" else torch.device(name)
 
 
-def _precision(device: torch.device, wanted: Precision) -> tuple[str, str]:
+def _precision(device: torch.device, wanted: str) -> tuple[str, str]:
     if device.type == "mps" and wanted == "bf16":
         raise UsageError("--precision bf16: not on mps; use fp16 or fp32")
     if device.type == "cpu" and wanted == "fp16":

@@ -13,13 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from inceptcli import __version__
+from inceptcli.config import DataConfig
 from inceptcli.data.prepare import Photos
+from inceptcli.engine.calibration import Bin, reliability
 from inceptcli.engine.device import Device
+from inceptcli.engine.figures import Figures
 from inceptcli.engine.infer import Loaded, Watch, infer_role, nobody
-from inceptcli.engine.metrics import Figures, score
-from inceptcli.errors import DataError
+from inceptcli.engine.metrics import mistakes, score
+from inceptcli.errors import DataError, WeightsError
 from inceptcli.events import Emit, Notice, silent
 from inceptcli.files import printable, write_csv, write_json
+from inceptcli.model.weights import Weights
+from inceptcli.runfolder import BEST, CONFIG, RUNS, SPLIT, latest_run, read_settings
 
 MAX_PROBABILITY_COLUMNS = 100  # classes up to which predictions.csv has a column for each
 
@@ -82,6 +87,25 @@ class Evaluation:
         result: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
         return result
 
+    def bins(self) -> list[Bin]:
+        """Confidence and accuracy of the answers in bins of confidence."""
+        return reliability(self.probabilities, self.labels)
+
+    def mistakes(self, most: int) -> list[tuple[str, str, str, float]]:
+        """The most confident wrong answers: path, class, answer, its probability."""
+        probabilities = self.probabilities
+        wrong = mistakes(probabilities, self.labels, most=most)
+        answers = probabilities[wrong].argmax(axis=1)
+        return [
+            (
+                self.names[i],
+                self.outputs[self.labels[i]],
+                self.outputs[a],
+                float(probabilities[i, a]),
+            )
+            for i, a in zip(wrong.tolist(), answers.tolist(), strict=True)
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """The figures and where they come from; ``metrics.json`` and ``evaluate --json``."""
         return {
@@ -136,6 +160,56 @@ def evaluate(
         rejected=len(photos.rejected),
         weights={"path": str(loaded.weights.path), "digest": loaded.weights.digest},
     )
+
+
+def default_role(photos: Photos) -> str:
+    """The role to measure on when none is named: test, else val, else all."""
+    return next((role for role in ("test", "val") if len(photos.indices(role))), "all")
+
+
+def find_weights(given: Path | None) -> Path:
+    """The weights file that was given, or the best of the run that was saved last.
+
+    Raises:
+        WeightsError: None was given and ``runs/`` holds none.
+    """
+    if given is not None:
+        return given
+    run = latest_run(Path(RUNS), having=BEST)
+    if run is None:
+        raise WeightsError("no weights: runs/ holds no trained network; train one or give -m FILE")
+    return run / BEST
+
+
+def photos_config(weights: Weights, given: Mapping[str, Any]) -> DataConfig:
+    """Which photographs to measure a weights file on.
+
+    Args:
+        weights: The file; its run's folder says which photographs it knows.
+        given: What the user gave of ``DataConfig``'s fields; without ``root`` they are the run's.
+
+    Returns:
+        The settings. Where the photographs are the run's own, its ``split.csv`` gives the roles.
+
+    Raises:
+        DataError: No photographs were given and the file lies in no run folder.
+    """
+    run = weights.path.parent
+    stored = read_settings(run) if (run / CONFIG).exists() else {}
+    if "root" not in given and not stored:
+        raise DataError(
+            f"which photographs? {printable(str(weights.path))} lies in no run folder; "
+            "name a folder of them"
+        )
+    seen = {"image_size": weights.image_size, "resize": weights.resize}
+    if stored and _is_same(given.get("root", stored["root"]), stored["root"]):
+        settings = stored | {"split": run / SPLIT} | dict(given)
+        return DataConfig.from_json(settings | seen)
+    return DataConfig(**(dict(given) | seen))
+
+
+def _is_same(one: str | Path, other: str | Path) -> bool:
+    return Path(one).resolve() == Path(other).resolve()
 
 
 def align(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -62,6 +63,7 @@ class Loaded:
         classes: Its class names, or () when nobody gave them.
         outputs: A name for each output; those without a class are called "class 7".
         temperature: What logits are divided by before the softmax.
+        threshold: Probability below which an answer is uncertain; 0 when none is stored.
         spec: How a picture becomes the network's input.
     """
 
@@ -70,6 +72,7 @@ class Loaded:
     classes: tuple[str, ...]
     outputs: tuple[str, ...]
     temperature: float
+    threshold: float
     spec: PixelSpec
 
 
@@ -106,7 +109,8 @@ def load_network(path: Path, *, classes: Sequence[str] = (), raw: bool = False) 
         classes=names,
         outputs=name_outputs(names, weights.outputs),
         temperature=1.0 if raw or record is None else record.temperature or 1.0,
-        spec=PixelSpec(weights.image_size, record.resize if record else "stretch"),
+        threshold=(record.threshold or 0.0) if record is not None else 0.0,
+        spec=PixelSpec(weights.image_size, weights.resize),
     )
 
 
@@ -152,83 +156,96 @@ def infer_role(
 
 
 @dataclass(frozen=True, slots=True)
+class Input:
+    """Something to predict: a file, or a name that leads to none.
+
+    Attributes:
+        path: As it was given, or found in a folder that was.
+        error: Why there is nothing to read ("reason: detail"), or None.
+    """
+
+    path: str
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """The answer for one input.
 
     Attributes:
-        path: The input as it was given.
-        top: Class names with their probabilities, largest first; empty when it failed.
+        path: The input's.
+        top: Class names with their probabilities, largest first; empty when there is an error.
         error: Why it could not be read ("reason: detail"), or None.
-        content: SHA-256 of the file's bytes, or None when it failed.
-        look: Its perceptual description, or None when it failed.
+        uncertain: Whether the largest probability is below the threshold.
     """
 
     path: str
     top: tuple[tuple[str, float], ...] = ()
     error: str | None = None
-    content: bytes | None = None
-    look: bytes | None = None
+    uncertain: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """How inputs are read and what is asked of them.
+
+    Attributes:
+        topk: How many classes to give.
+        threshold: Probability below which an answer is uncertain.
+        workers: Decoding processes; 0 decodes in this one.
+        max_megapixels: Larger pictures are rejected from their header.
+    """
+
+    topk: int = 1
+    threshold: float = 0.0
+    workers: int = 0
+    max_megapixels: float = 150.0
 
 
 def predict(
-    paths: Iterable[str],
-    classifier: Classifier,
-    classes: Sequence[str],
-    spec: PixelSpec,
-    *,
-    topk: int,
-    temperature: float,
-    workers: int,
+    inputs: Iterable[Input], loaded: Loaded, device: Device, question: Question
 ) -> Iterator[Prediction]:
-    """Predictions for files, one each, in order, while the next ones are decoded.
+    """One prediction an input, in order, while the next ones are decoded.
 
-    Memory is bounded by a few batches, however many paths there are.
-
-    Args:
-        paths: Files; drawn from as they are needed.
-        classifier: The network.
-        classes: A name for each of its outputs.
-        spec: How pictures become pixels.
-        topk: How many classes to give.
-        temperature: What logits are divided by before the softmax; 1 leaves them as they are.
-        workers: Decoding processes; 0 decodes in this one.
+    Inputs are drawn as they are needed; memory is bounded by a few batches.
     """
-    given: list[str] = []
+    classifier = Classifier(loaded.model, device)
+    spec = replace(loaded.spec, max_megapixels=question.max_megapixels)
+    waiting: deque[Input] = deque()
 
-    def noted() -> Iterator[Path]:
-        for path in paths:
-            given.append(path)
-            yield Path(path)
+    def paths() -> Iterator[Path]:
+        for each in inputs:
+            waiting.append(each)
+            if each.error is None:
+                yield Path(each.path)
 
-    looked = read(noted(), spec, workers=workers, want_facts=True)
+    looked = read(paths(), spec, workers=question.workers)
     while batch := list(islice(looked, BATCH_SIZE)):
-        names, given[: len(batch)] = given[: len(batch)], []
-        yield from _answer(names, batch, classifier, classes, topk, temperature)
+        answers = iter(_probabilities(batch, classifier, loaded.temperature))
+        for item in batch:
+            while waiting[0].error is not None:
+                yield Prediction(waiting[0].path, error=waiting.popleft().error)
+            path = waiting.popleft().path
+            if item.pixels is None:
+                yield Prediction(path, error=f"{item.reason}: {item.detail}")
+            else:
+                yield _prediction(path, next(answers), loaded.outputs, question)
+    for each in waiting:
+        yield Prediction(each.path, error=each.error)
 
 
-def _answer(
-    names: list[str],
-    batch: list[Looked],
-    classifier: Classifier,
-    classes: Sequence[str],
-    topk: int,
-    temperature: float,
-) -> Iterator[Prediction]:
+def _probabilities(batch: list[Looked], classifier: Classifier, temperature: float) -> Tensor:
+    """(n, C) float64 for the n files of a batch that could be read."""
     pixels = [item.pixels for item in batch if item.pixels is not None]
-    probabilities: Iterator[Tensor] = iter(())
-    if pixels:
-        logits = classifier.logits(torch.from_numpy(np.stack(pixels)))
-        probabilities = iter(torch.softmax(logits.double() / temperature, dim=1))
-    for name, item in zip(names, batch, strict=True):
-        if item.pixels is None:
-            yield Prediction(name, error=f"{item.reason}: {item.detail}")
-            continue
-        values, order = next(probabilities).topk(min(topk, len(classes)))
-        top = [(classes[i], p) for i, p in zip(order.tolist(), values.tolist(), strict=True)]
-        facts = item.facts
-        yield Prediction(
-            name,
-            tuple(top),
-            content=facts.content_sha256 if facts else None,
-            look=facts.look if facts else None,
-        )
+    if not pixels:
+        return torch.empty(0, 0)
+    logits = classifier.logits(torch.from_numpy(np.stack(pixels)))
+    return torch.softmax(logits.double() / temperature, dim=1)
+
+
+def _prediction(
+    path: str, probabilities: Tensor, outputs: Sequence[str], question: Question
+) -> Prediction:
+    values, order = probabilities.topk(min(question.topk, len(outputs)))
+    top = tuple((outputs[i], p) for i, p in zip(order.tolist(), values.tolist(), strict=True))
+    return Prediction(path, top, uncertain=top[0][1] < question.threshold)

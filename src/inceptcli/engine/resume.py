@@ -7,7 +7,6 @@ position and the tensors are all there is to keep: no state of any random genera
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -22,10 +21,9 @@ from inceptcli.data.prepare import Photos
 from inceptcli.engine.device import Device
 from inceptcli.errors import DataError, InceptcliError, WeightsError
 from inceptcli.events import EpochDone
-from inceptcli.files import printable
+from inceptcli.files import cannot_write, printable, system
 from inceptcli.model.weights import load_state, save_state
-
-LAST, PREVIOUS = "last.pth", "last.prev.pth"
+from inceptcli.runfolder import LAST, PREVIOUS
 
 
 @dataclass(slots=True)
@@ -103,8 +101,11 @@ def save(run_dir: Path, saved: Saved) -> None:
         OutputError: It could not be written; the previous state is intact.
     """
     last = run_dir / LAST
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(last, run_dir / PREVIOUS)  # noqa: PTH105 - the same call as files.write_bytes
+    try:
+        with contextlib.suppress(FileNotFoundError):  # the first save, or the last one failed
+            system.replace(last, run_dir / PREVIOUS)
+    except OSError as error:
+        raise cannot_write(run_dir / PREVIOUS, error) from error
     save_state(
         last,
         {item.name: getattr(saved, item.name) for item in fields(saved)}

@@ -14,25 +14,24 @@ import torch
 
 from inceptcli import __version__
 from inceptcli.config import TrainConfig
+from inceptcli.data.folder import check_output
 from inceptcli.data.prepare import Photos, prepare, write_manifest
 from inceptcli.data.reader import StoppingError
 from inceptcli.engine import resume
-from inceptcli.engine.conclude import METRICS, TrainResult, conclude
+from inceptcli.engine.conclude import TrainResult, conclude
 from inceptcli.engine.device import Device, choose_device, leave, make_deterministic
 from inceptcli.engine.optim import balanced_class_weights, loss_per_image, make_optimizer
 from inceptcli.engine.resume import Saved
 from inceptcli.engine.signals import StopRequest
 from inceptcli.engine.train import fit
 from inceptcli.engine.training import Training
-from inceptcli.errors import DataError, StoppedError, UsageError
+from inceptcli.errors import DataError, StoppedError
 from inceptcli.events import Emit, Notice, TrainingStarted, Warned, silent
-from inceptcli.files import is_inside, printable, write_csv, write_json
+from inceptcli.files import printable, write_csv, write_json
 from inceptcli.model.inception import build
 from inceptcli.model.weights import Record
-from inceptcli.runfolder import RunLock, claim_run
+from inceptcli.runfolder import CONFIG, METRICS, REJECTED, RUNS, SPLIT, RunLock, claim_run
 
-RUNS = Path("runs")
-CONFIG, SPLIT, REJECTED = "config.json", "split.csv", "rejected.csv"
 PLACES = frozenset(  # settings that say something about this machine, not about the weights
     {"root", "split", "labels", "group_file", "cache", "workers", "device", "output", "name"}
     | {"overwrite", "save_minutes"}
@@ -67,7 +66,7 @@ def run(
         emit = emit if device.is_first else silent
         with _claimed(run_dir, config, device, resuming) as lock:
             saved = _load_state(run_dir, emit) if resuming else None
-            photos = _prepare(config, device, stop, emit)
+            photos = prepare_photos(config, device, stop, emit)
             training = set_up(config, photos, device, run_dir, stop, emit)
             if saved is not None:
                 restore(training, saved, allow_change=allow_change)
@@ -86,12 +85,8 @@ def choose_folder(config: TrainConfig) -> Path:
     """
     folder = config.output
     if folder is None:
-        folder = RUNS / (config.name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-    if is_inside(folder, config.root):
-        raise UsageError(
-            f"the run folder {printable(str(folder))} lies inside the data folder, which is never "
-            "written to; choose another with -o"
-        )
+        folder = Path(RUNS) / (config.name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    check_output(folder, config.root)
     return folder
 
 
@@ -250,7 +245,7 @@ def _claimed(
         yield lock
 
 
-def _prepare(config: TrainConfig, device: Device, stop: StopRequest, emit: Emit) -> Photos:
+def prepare_photos(config: TrainConfig, device: Device, stop: StopRequest, emit: Emit) -> Photos:
     """The photographs; the first process looks first, the others then find its cache."""
     if not device.is_first:
         device.wait()

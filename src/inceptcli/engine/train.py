@@ -116,7 +116,7 @@ def train_step(training: Training, batch: Batch, *, total: int) -> tuple[Tensor,
     # Gradients are averaged over processes; this makes that the mean over all images.
     loss = losses.sum() * (device.world / total)
     t.optimizer.zero_grad(set_to_none=True)
-    t.scaler.scale(loss).backward()
+    t.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     t.scaler.step(t.optimizer)
     t.scaler.update()
     return losses.detach(), (logits.argmax(dim=1) == labels).sum()
@@ -167,7 +167,7 @@ def validate(training: Training) -> Validation:
         return Validation(loss, accuracy, (-loss, -loss))
     if t.config.monitor == "val_accuracy":
         return Validation(loss, accuracy, (accuracy, -loss))
-    recalls = [float(right[labels == label].mean()) for label in labels.unique()]
+    recalls = [float(right[labels == label].mean()) for label in set(labels.tolist())]
     return Validation(loss, accuracy, (sum(recalls) / len(recalls), -loss))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -27,5 +27,5 @@ def _fold_sequence(sequence: nn.Sequential) -> None:
     for index in range(len(sequence) - 1):
         conv, norm = sequence[index], sequence[index + 1]
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            sequence[index] = cast(nn.Conv2d, fuse_conv_bn_eval(conv, norm))
+            sequence[index] = fuse_conv_bn_eval(conv, norm)
             sequence[index + 1] = nn.Identity()

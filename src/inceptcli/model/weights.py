@@ -59,7 +59,7 @@ class Record:
     classes: tuple[str, ...]
     outputs: int
     image_size: int = REFERENCE_IMAGE_SIZE
-    resize: str = "stretch"
+    resize: Resize = "stretch"
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     temperature: float | None = None
@@ -147,6 +147,11 @@ class Weights:
         return self.record.image_size if self.record else REFERENCE_IMAGE_SIZE
 
     @property
+    def resize(self) -> Resize:
+        """How a picture becomes a square; the tutorial's stretch for the file of a plain script."""
+        return self.record.resize if self.record else "stretch"
+
+    @property
     def names(self) -> tuple[str, ...]:
         """One name an output: the class, or "class 3" for an output without one."""
         return name_outputs(self.record.classes if self.record else (), self.outputs)
@@ -200,7 +205,7 @@ def load_weights(path: Path) -> Weights:
         if record and record.outputs != outputs:
             raise ValueError(f"its record says {record.outputs} outputs, its tensors {outputs}")
     except ValueError as error:  # BadArchiveError is one
-        raise WeightsError(f"cannot use {printable(path)} as weights: {error}") from error
+        raise WeightsError(f"cannot use {printable(str(path))} as weights: {error}") from error
     return Weights(
         path, tensors, record, contents.digest, contents.fingerprints, outputs=outputs, arch=arch
     )
@@ -216,7 +221,7 @@ def load_into(model: nn.Module, weights: Weights) -> None:
         model.load_state_dict(weights.state_dict)
     except RuntimeError as error:
         raise WeightsError(
-            f"{printable(weights.path)} does not fit this network: it is {weights.arch} with "
+            f"{printable(str(weights.path))} does not fit this network: it is {weights.arch} with "
             f"{weights.outputs} outputs"
         ) from error
 
@@ -250,7 +255,7 @@ def load_state(path: Path) -> dict[str, Any]:
         if type(contents.value) is not dict:
             raise BadArchiveError("it is not the state of a run")
     except ValueError as error:
-        raise WeightsError(f"cannot resume from {printable(path)}: {error}") from error
+        raise WeightsError(f"cannot resume from {printable(str(path))}: {error}") from error
     return contents.value
 
 

@@ -10,10 +10,10 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from inceptcli.events import EpochDone
 from inceptcli.files import printable
@@ -37,7 +37,7 @@ def curves(history: Sequence[EpochDone], *, val_name: str = "val") -> bytes:
         for epoch in best:
             axes.axvline(epoch, color=GREY, linestyle=":", label=f"best epoch: {epoch}")
         axes.set(title=name.capitalize(), xlabel="epoch", ylabel=name)
-        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
     left.set_ylim(0, 1.02)

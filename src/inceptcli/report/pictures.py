@@ -1,0 +1,73 @@
+"""The picture files of a run, an evaluation and a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from inceptcli.data.prepare import Photos
+from inceptcli.engine.conclude import TrainResult
+from inceptcli.engine.evaluate import Evaluation, write_metrics, write_predictions
+from inceptcli.files import cannot_write, write_bytes
+from inceptcli.report import plots
+from inceptcli.runfolder import (
+    CONFUSION,
+    CURVES,
+    METRICS,
+    PREDICTIONS,
+    RELIABILITY,
+    SAMPLES,
+)
+
+SAMPLES_A_CLASS = 8
+MAX_CLASSES = 30  # rows of a contact sheet
+
+
+def write_run(result: TrainResult) -> None:
+    """Draw ``curves.png``, ``samples.png``, ``confusion.png`` and ``reliability.png``.
+
+    Raises:
+        OutputError: One could not be written.
+    """
+    write_bytes(result.run / CURVES, plots.curves(result.history))
+    write_samples(result.run / SAMPLES, result.photos)
+    _write_figures(result.run, result.test or result.val)
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
+    """Write ``metrics.json``, ``predictions.csv`` and the pictures of an evaluation.
+
+    Raises:
+        OutputError: One could not be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    write_metrics(folder / METRICS, {evaluation.role: evaluation})
+    write_predictions(folder / PREDICTIONS, evaluation)
+    _write_figures(folder, evaluation)
+
+
+def write_samples(path: Path, photos: Photos) -> None:
+    """Draw a contact sheet: the first pictures of each class as the network sees them.
+
+    Raises:
+        OutputError: It could not be written.
+    """
+    rows = []
+    for label, name in list(enumerate(photos.classes))[:MAX_CLASSES]:
+        own = np.flatnonzero((photos.labels == label) & (photos.roles != ""))
+        rows.append((name, photos.store.take(own[:SAMPLES_A_CLASS])[0]))
+    write_bytes(path, plots.samples(rows, columns=SAMPLES_A_CLASS))
+
+
+def _write_figures(folder: Path, evaluation: Evaluation) -> None:
+    figures = evaluation.figures
+    title = f"{figures.images:,} photographs of role {evaluation.role}"
+    rows = [each.name for each in figures.classes]
+    matrix = np.array(figures.confusion, np.int64)
+    write_bytes(folder / CONFUSION, plots.confusion(matrix, rows, figures.outputs, title=title))
+    before, after = (evaluation.at(t).bins() for t in (1.0, evaluation.temperature))
+    write_bytes(folder / RELIABILITY, plots.reliability(before, after, title=title))
