@@ -126,6 +126,7 @@ def test_blocks_add_up_to_the_rows_of_the_layer_table(table: summary.LayerTable)
         for row in rows:
             if row.layer == "inception_block":
                 assert row.output_shape == block.output_shape
+                assert block.widths.outputs == block.output_shape[0]
                 break
             leaves.append(row)
         inside = leaves[-19:]  # 18 rows of six convolutions and the pool of branch 4

@@ -38,7 +38,7 @@ MAX_BYTES = 2**30  # of a whole file; a resume state with Adam's slots is about 
 MAX_ENTRIES = 10_000
 MAX_DIRECTORY_BYTES = 2**21
 MAX_ENTRY_BYTES = {
-    PICKLE: 2**20,  # names, shapes and plain values; 388 tensors take 50 kB
+    PICKLE: 2**20,  # names, shapes and plain values: a state with 5,000 epochs of history
     DESCRIPTION: 2**23,
     FINGERPRINTS: 2**26,
 }
@@ -78,20 +78,17 @@ def pack(value: Any, *, description: bytes, fingerprints: bytes | None = None) -
 
     Raises:
         TypeError: ``value`` holds something else, which could not be read back.
-        ValueError: A record is too long.
+        ValueError: It is larger than what ``unpack`` takes.
     """
-    records = {DESCRIPTION: description, FINGERPRINTS: fingerprints}
-    for name, content in records.items():
-        if content is not None and len(content) > MAX_ENTRY_BYTES[name]:
-            raise ValueError(f"{name} would be longer than {MAX_ENTRY_BYTES[name]} bytes")
     buffer = io.BytesIO()  # in memory: torch.save hides why a disk refused it
     torch.save(_plain(value), buffer)
     with zipfile.ZipFile(buffer, "a") as archive:
         root = archive.namelist()[0].partition("/")[0]
-        for name, content in records.items():
-            if content is not None:
-                archive.writestr(_stored(f"{root}/{name}"), content)
+        archive.writestr(_stored(f"{root}/{DESCRIPTION}"), description)
+        if fingerprints is not None:
+            archive.writestr(_stored(f"{root}/{FINGERPRINTS}"), fingerprints)
         archive.comment = SEAL + b"0" * DIGEST_LENGTH
+        _check_entries(archive.infolist(), MAX_BYTES)
     sealed = buffer.getbuffer()
     sealed[-DIGEST_LENGTH:] = _digest(sealed)
     return sealed
@@ -118,9 +115,11 @@ def _plain(value: Any) -> Any:
         return copy
     if type(value) in (list, tuple):
         return type(value)(_plain(item) for item in value)
-    if type(value) is str:
-        return sys.intern(value)
-    if value is None or type(value) in (bool, int, float):
+    if isinstance(value, str):
+        return sys.intern(str(value))
+    if isinstance(value, float):
+        return float(value)
+    if value is None or type(value) in (bool, int):
         return value
     raise TypeError(f"a state file cannot hold a {type(value).__name__}")
 
@@ -128,12 +127,17 @@ def _plain(value: Any) -> Any:
 # Reading
 
 
-def unpack(data: bytes) -> Contents:
+def unpack(data: bytes, *, pickle_bytes: int = MAX_ENTRY_BYTES[PICKLE]) -> Contents:
     """Check and read an archive, written by ``pack`` or by a plain ``torch.save``.
 
     In this order: the digest, the sizes that the zip directory claims, the pickle's opcodes, and
     only then ``torch.load(weights_only=True)``. An archive with neither seal nor description is
     another program's: for the digest it has the checksums of its zip entries.
+
+    Args:
+        data: The whole file.
+        pickle_bytes: The most that the pickle may have. It bounds the time, too: keys with equal
+            hashes cost the square of their number.
 
     Raises:
         BadArchiveError: The file is something else, damaged, or claims or does what weights
@@ -150,13 +154,17 @@ def unpack(data: bytes) -> Contents:
                 raise BadArchiveError("it is damaged: it has only one of description and digest")
             if digest is None and archive.testzip() is not None:
                 raise BadArchiveError("it is damaged: a checksum is wrong")
+            if entries[PICKLE].file_size > pickle_bytes:
+                raise BadArchiveError(f"its {PICKLE} is longer than {pickle_bytes} bytes")
             _audit(archive.read(entries[PICKLE]), entries)
             records = {
                 name: archive.read(entries[name]) if name in entries else None
                 for name in (DESCRIPTION, FINGERPRINTS)
             }
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError) as error:
-        raise BadArchiveError(f"it is damaged: {printable(str(error))}") from error
+    except BadArchiveError:
+        raise
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError) as error:
+        raise BadArchiveError(f"it is damaged: {printable(str(error))[:200]}") from error
     value = _load(data)
     return Contents(value, records[DESCRIPTION], records[FINGERPRINTS], digest)
 
@@ -181,7 +189,7 @@ def _load(data: bytes) -> Any:
         raise
     except Exception as error:  # whatever a hostile file provokes in there
         first_line = str(error).partition("\n")[0]
-        raise BadArchiveError(f"torch cannot read it: {printable(first_line)}") from error
+        raise BadArchiveError(f"torch cannot read it: {printable(first_line)[:200]}") from error
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors(value)) > len(data):
         raise BadArchiveError("its tensors claim to be larger than the file")
     return value
@@ -225,7 +233,7 @@ def _check_directory(data: bytes, *, comment_length: int) -> None:
         raise BadArchiveError(f"it has more than {MAX_ENTRIES} entries")
 
 
-def _check_entries(infos: list[zipfile.ZipInfo], file_bytes: int) -> dict[str, zipfile.ZipInfo]:
+def _check_entries(infos: list[zipfile.ZipInfo], most_bytes: int) -> dict[str, zipfile.ZipInfo]:
     """The entries by name below the root, once each is of a kind and size that torch writes."""
     root = infos[0].filename.partition("/")[0] + "/" if infos else "/"
     entries = {info.filename.removeprefix(root): info for info in infos}
@@ -236,7 +244,7 @@ def _check_entries(infos: list[zipfile.ZipInfo], file_bytes: int) -> dict[str, z
     # torch finds entries without regard to case
     if len({info.filename.lower() for info in infos}) < len(infos):
         raise BadArchiveError("it is damaged: two entries have one name")
-    if not all(map(_is_simple, infos)) or sum(info.file_size for info in infos) > file_bytes:
+    if not all(map(_is_simple, infos)) or sum(info.file_size for info in infos) > most_bytes:
         raise BadArchiveError("it is packed as torch.save never does it")
     for name, most in MAX_ENTRY_BYTES.items():
         if name in entries and entries[name].file_size > most:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import reprlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 PLAIN_ARCH = "inception_v1"  # the network of a file without a record
 MAX_OUTPUTS = 65_536
+MAX_PICKLE_BYTES = 2**18  # of weights: 388 tensors take 50 kB
 MAX_TEXT = 1_024  # characters of a class name or of another text in a record
 
 
@@ -73,7 +75,7 @@ class Record:
     def __post_init__(self) -> None:
         """Raise ValueError for a value out of its range: what exists can be used."""
         conditions = {
-            "format": self.format == FORMAT,
+            "format": _is_int(self.format, FORMAT, FORMAT),
             "arch": self.arch in tuple(ARCHITECTURES),
             "classes": _is_names(self.classes) and 0 < len(self.classes) <= MAX_OUTPUTS,
             "outputs": _is_int(self.outputs, len(self.classes), MAX_OUTPUTS),
@@ -81,17 +83,20 @@ class Record:
             "resize": self.resize in get_args(Resize),
             "mean": _is_colour(self.mean),
             "std": _is_colour(self.std) and min(self.std) > 0,
-            "temperature": self.temperature is None or _is_number(self.temperature, above=0),
-            "threshold": self.threshold is None or _is_number(self.threshold, above=-1e-9, most=1),
+            "temperature": self.temperature is None
+            or (_is_number(self.temperature) and self.temperature > 0),
+            "threshold": self.threshold is None
+            or (_is_number(self.threshold) and 0 <= self.threshold <= 1),
             "recipe": _is_text(self.recipe),
             "epoch": self.epoch is None or _is_int(self.epoch, 0, 10**9),
-            "metrics": _is_table(self.metrics, float, int),
+            "metrics": _is_table(self.metrics) and all(map(_is_figure, self.metrics.values())),
             "settings": _is_table(self.settings),
-            "versions": _is_table(self.versions, str),
+            "versions": _is_table(self.versions) and all(map(_is_text, self.versions.values())),
         }
-        wrong = [name for name, holds in conditions.items() if not holds]
-        if wrong:
-            raise ValueError(f"its record has no usable {', '.join(wrong)}")
+        for name, holds in conditions.items():
+            if not holds:
+                shown = printable(reprlib.repr(getattr(self, name)))
+                raise ValueError(f"its record has no usable {name}: {shown}")
 
     def to_json(self) -> bytes:
         """Canonical ASCII JSON; names that are not UTF-8 keep their surrogates as escapes."""
@@ -153,14 +158,19 @@ class Weights:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One name an output: the class, or "class 3" for an output without one."""
+        """One name an output; see ``name_outputs``."""
         return name_outputs(self.record.classes if self.record else (), self.outputs)
 
 
 def name_outputs(classes: Sequence[str], outputs: int) -> tuple[str, ...]:
-    """The classes, then "class N" for each further output, N counted from 0 over all."""
+    """The classes, then "output 2 (no class)" for each output more than there are classes.
+
+    With no classes at all the names are "class 0", "class 1", ...
+    """
+    if not classes:
+        return tuple(f"class {index}" for index in range(outputs))
     extra = range(len(classes), outputs)
-    return (*classes, *(f"class {index}" for index in extra))
+    return (*classes, *(f"output {index} (no class)" for index in extra))
 
 
 def save_weights(
@@ -196,7 +206,7 @@ def load_weights(path: Path) -> Weights:
         WeightsError: It is not there, not a file, damaged, hostile, or for another network.
     """
     try:
-        contents = archive.unpack(_read(path))
+        contents = archive.unpack(_read(path), pickle_bytes=MAX_PICKLE_BYTES)
         record = None
         if contents.description is not None:
             record = Record.from_json(contents.description)
@@ -372,7 +382,7 @@ def _parse(text: bytes, *, kind: str) -> dict[str, Any]:
     number = values.get("format")
     if _is_int(number, FORMAT + 1, 10**9):
         raise ValueError(f"a newer inceptcli wrote it (format {number}); upgrade inceptcli")
-    if found != kind or number != FORMAT:
+    if found != kind or not _is_int(number, FORMAT, FORMAT):
         raise ValueError("its record is of an unknown kind")
     return values
 
@@ -385,8 +395,13 @@ def _is_int(value: Any, least: int, most: int) -> bool:
     return type(value) is int and least <= value <= most
 
 
-def _is_number(value: Any, *, above: float = -math.inf, most: float = math.inf) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and above < value <= most
+def _is_number(value: Any) -> bool:
+    return _is_figure(value) and math.isfinite(value)
+
+
+def _is_figure(value: Any) -> bool:
+    """A number, perhaps not a finite one; NumPy's float64 is a float too."""
+    return isinstance(value, float | int) and not isinstance(value, bool)
 
 
 def _is_text(value: Any) -> bool:
@@ -402,6 +417,5 @@ def _is_colour(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 3 and all(map(_is_number, value))
 
 
-def _is_table(value: Any, *types: type) -> bool:
-    keys = isinstance(value, Mapping) and all(map(_is_text, value))
-    return keys and (not types or all(type(item) in types for item in value.values()))
+def _is_table(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(map(_is_text, value))
