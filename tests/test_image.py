@@ -135,6 +135,32 @@ def test_the_first_frame_is_taken(file: File, kind: str) -> None:
     assert (np.asarray(found.image) == (255, 0, 0)).all()
 
 
+def test_a_jpeg_of_several_pictures_is_its_first(file: File) -> None:
+    """MPO, as stereo cameras and some telephones write it, at full and at reduced size."""
+    frames = [Image.new("RGB", (640, 480), colour) for colour in ("red", "blue")]
+    data = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])
+    for options, width in (({}, 640), ({"at_least": 100}, 320)):
+        found = decode(file(data), **options)
+        assert (found.format, found.flags, found.image.width) == ("JPEG", ("animated",), width)
+        assert (np.asarray(found.image) == (254, 0, 0)).all()
+
+
+def test_damage_behind_the_first_frame_does_not_matter(file: File) -> None:
+    """Cut anywhere, an animation is its first frame or is refused."""
+    frames = [picture(12, 9, seed=seed) for seed in range(2)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    first = file.pixels(data)
+    read = 0
+    for cut in range(len(data)):
+        try:
+            pixels = file.pixels(data[:cut])
+        except RejectedImage:
+            continue
+        read += 1
+        assert np.array_equal(pixels, first)
+    assert read > 20
+
+
 def test_sixteen_bit_greys_are_scaled_never_clipped(file: File) -> None:
     """I7: all 65,536 values of PNG, TIFF in both byte orders, and 32-bit holding 16."""
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
