@@ -271,13 +271,13 @@ def _recognise(head: bytes) -> str:
     return kind
 
 
-_TURN = threading.Lock()
+_LOCK = threading.Lock()
 
 
 @contextmanager
 def _pillow(max_pixels: int) -> Iterator[None]:
     """Hold Pillow to our rules and quiet, and give the process its own settings back."""
-    with _TURN, warnings.catch_warnings():
+    with _LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # damaged EXIF beside good pixels is no news
         before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
         Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = max_pixels, False
