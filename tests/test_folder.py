@@ -132,7 +132,7 @@ def test_role_folders_are_roles_and_classes_are_aligned_by_name(tmp_path: Path, 
     assert dataset.notes == (
         "classes of train that val has not: cat",
         "classes of val that train has not: eel",
-        "images of classes that train has not left out: 1 eel",
+        "images of other classes than train's, left out: 1 eel",
     )
 
 
@@ -156,7 +156,7 @@ def test_a_missing_layout_is_drawn_in_three_lines(tmp_path: Path) -> None:
     """D7: pictures directly in the root, a root that is missing, a root that is a file."""
     picture = draw(tmp_path / "flat" / "1.png", seed=1, label=0)
     for root, why in (
-        (tmp_path / "flat", "1 images directly in it"),
+        (tmp_path / "flat", "no folder a class, 1 files directly in it"),
         (tmp_path / "gone", "No such file or directory"),
         (picture, "not a folder"),
     ):
@@ -172,7 +172,7 @@ def test_loose_images_beside_class_folders_are_named(root: Path) -> None:
     shutil.copy(root / "cat" / "0.png", root / "loose.png")
     dataset = scan(root)
     assert names(dataset) == FOUR
-    assert dataset.notes == ("1 images without a class left out: loose.png",)
+    assert dataset.notes == ("images without a class, left out (1): loose.png",)
 
 
 def test_all_empty_classes_are_named(root: Path) -> None:
@@ -318,8 +318,9 @@ def test_links_out_of_the_root(root: Path, tmp_path: Path) -> None:
     ]
     assert dataset.notes == ("links to folders outside, read only with --follow-links: cat/more",)
     assert "cat/more/m.png" in names(scan(root, follow_links=True))
-    with pytest.raises(RejectedImage, match="dangling-link"):
-        open_image(root / "cat" / "gone.png")
+    for name in ("gone.png", "self.png"):
+        with pytest.raises(RejectedImage, match="dangling-link"):
+            open_image(root / "cat" / name)
 
 
 @posix
@@ -432,6 +433,14 @@ def test_the_order_in_which_a_system_lists_does_not_matter(
         assert scan(root) == expected
 
 
+def test_a_hard_link_that_goes_during_the_scan_is_left_to_the_reader(root: Path) -> None:
+    """D13."""
+    walk = _Walk(root, follow_links=False, recursive=True)
+    for name in ("cat/0.png", "cat/gone.png"):
+        walk._add(name, inode=7)
+    assert walk.files == ["cat/0.png", "cat/gone.png"]
+
+
 def test_the_data_folder_is_not_touched(root: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in [root, *root.rglob("*")]}
     scan(root)
@@ -504,9 +513,9 @@ def test_rows_without_files_and_files_without_rows_are_counted(flat: Path, tmp_p
     dataset = scan(flat, labels=table)
     assert names(dataset) == ["ISIC_1.jpg", "ISIC_2.jpg"]
     assert dataset.notes == (
-        f"1 rows of {table} without a file of their own: ISIC_9.jpg",
-        f"1 rows of {table} without a class: ISIC_3.jpg",
-        "2 images without a class left out: ISIC_3.jpg, ISIC_4.jpg",
+        f"rows of {table} without a file of their own (1): ISIC_9.jpg",
+        f"rows of {table} without a class (1): ISIC_3.jpg",
+        "images without a class, left out (2): ISIC_3.jpg, ISIC_4.jpg",
     )
 
 
@@ -519,7 +528,7 @@ def test_a_short_name_that_fits_two_files_is_not_guessed(flat: Path, tmp_path: P
         ("ISIC_3.jpg", "c"),
         ("more/ISIC_1.png", "d"),
     ]
-    assert "1 rows" in dataset.notes[0]
+    assert "(1): ISIC_1" in dataset.notes[0]
 
 
 def test_tables_that_cannot_be_used(flat: Path, tmp_path: Path) -> None:

@@ -301,15 +301,12 @@ class _Walk:
             self.files.append(name)
 
     def _is_hard_link(self, first: str, name: str) -> bool:
-        # network file systems give one inode number to several files
-        one, other = ((self.root / each).stat() for each in (first, name))
-        same = (one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns) == (
-            other.st_dev,
-            other.st_ino,
-            other.st_size,
-            other.st_mtime_ns,
-        )
-        return same and one.st_nlink > 1
+        """Look closer: network file systems give one inode number to several files."""
+        try:
+            one, other = ((self.root / each).stat() for each in (first, name))
+        except OSError:  # gone meanwhile, which its reader will say
+            return False
+        return one.st_nlink > 1 and _identity(one) == _identity(other)
 
     def _follow_folder(self, name: str) -> None:
         if not (self.recursive and self._wants(name)):
@@ -349,12 +346,16 @@ def _walk(root: Path, *, follow_links: bool, recursive: bool = True) -> _Walk:
 
 
 def _no_layout(root: Path, why: str) -> DataError:
-    """The one message of several lines: a picture of what is expected."""
-    return DataError(printable(f"no photographs in {root}: {why}; expected is") + LAYOUT)
+    """The one message of several lines: it draws what is expected."""
+    return DataError(printable(f"no classes in {root}: {why}; expected is") + LAYOUT)
 
 
 def _by_name(entry: os.DirEntry[str]) -> str:
     return entry.name
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _join(folder: str, name: str) -> str:
@@ -405,8 +406,8 @@ def _homes_by_folder(walk: _Walk, *, every_role: bool) -> _Homes:
     """Take the folders in the root for classes, or for roles where they are named so."""
     top = [name for name in walk.folders if name and "/" not in name]
     if not top:
-        loose = f"no folder a class, {len(walk.files)} images directly in it"
-        raise _no_layout(walk.root, loose)
+        loose = f"{len(walk.files)} files" if walk.files else "nothing"
+        raise _no_layout(walk.root, f"no folder a class, {loose} directly in it")
     roles = {name: ROLES[name.lower()] for name in top if name.lower() in ROLES}
     others = sorted(set(top) - set(roles))
     if "train" not in roles.values() or len(set(roles.values())) < 2:
@@ -459,9 +460,9 @@ def _label(walk: _Walk, homes: _Homes) -> Dataset:
             samples.append(Sample(walk.root / name, name, index[home[0]], home[1]))
     notes = [*walk.notes(), *homes.notes]
     if homeless:
-        notes.append(f"{len(homeless)} images without a class left out: {listed(homeless)}")
+        notes.append(f"images without a class, left out ({len(homeless)}): {listed(homeless)}")
     if strange:
-        notes.append(f"images of classes that train has not left out: {listed(_counted(strange))}")
+        notes.append(f"images of other classes than train's, left out: {listed(_counted(strange))}")
     rejected = []
     for name, reason, detail in sorted(walk.bad):
         home = homes.of(name)

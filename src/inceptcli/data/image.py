@@ -16,7 +16,7 @@ import re
 import threading
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -106,6 +106,7 @@ _TURNS = {  # EXIF 2.32, tag 0x0112: how to turn the stored picture to see it up
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = frozenset(_TURNS[value] for value in (5, 6, 7, 8))
 _ORIENTATION = 0x0112
 _WHITE = (255, 255, 255)
 _MEAN_COLOUR = tuple(round(255 * part) for part in MEAN)
@@ -193,25 +194,17 @@ def decode(
         RejectedImage: The file cannot be read as an image; nothing else is raised for a file.
     """
     data, kind = _read(path)
+    max_pixels = int(max_megapixels * 1e6)
     try:
-        with _pillow(int(max_megapixels * 1e6)):
-            found = _decode(data, kind, at_least=at_least, max_pixels=max_megapixels * 1e6)
+        with _pillow(max_pixels):
+            decoded = _decode(data, kind, at_least=at_least, max_pixels=max_pixels)
     except RejectedImage:
         raise
     except Exception as error:  # decoders fail on hostile bytes in every way there is
         raise _rejection(error, data, kind) from error
-    expected = EXTENSIONS.get(Path(path).suffix.lower(), kind)
-    if expected != kind:
-        found.flags.append("wrong-extension")
-    return Decoded(
-        image=found.image,
-        content_sha256=hashlib.sha256(data).digest(),
-        format=kind,
-        mode=found.mode,
-        width=found.width,
-        height=found.height,
-        flags=tuple(found.flags),
-    )
+    if EXTENSIONS.get(Path(path).suffix.lower(), kind) == kind:
+        return decoded
+    return replace(decoded, flags=(*decoded.flags, "wrong-extension"))
 
 
 def fit(image: Image.Image, *, size: int, resize: Resize) -> Pixels:
@@ -250,11 +243,11 @@ def _read(path: Path) -> tuple[bytes, str]:
             size = os.fstat(file.fileno()).st_size
             if size == 0:
                 raise RejectedImage(Reason.EMPTY, "0 bytes")
-            head = file.read(_MAGIC_BYTES)
-            kind = _recognise(head)
+            kind = _recognise(file.read(_MAGIC_BYTES))
             if size > MAX_FILE_BYTES:
-                raise RejectedImage(Reason.TOO_LARGE, f"{size >> 20} MB, at most 512 are read")
-            return head + file.read(max(0, size - len(head))), kind
+                raise RejectedImage(Reason.TOO_LARGE, f"a file of {size >> 20} MB, more than 512")
+            file.seek(0)
+            return file.read(size), kind
     except OSError as error:
         raise RejectedImage(_reason_not_read(error, path), _text(error)) from error
 
@@ -278,13 +271,13 @@ def _recognise(head: bytes) -> str:
     return kind
 
 
-_TURN = threading.Lock()
+_LOCK = threading.Lock()
 
 
 @contextmanager
 def _pillow(max_pixels: int) -> Iterator[None]:
     """Hold Pillow to our rules and quiet, and give the process its own settings back."""
-    with _TURN, warnings.catch_warnings():
+    with _LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # damaged EXIF beside good pixels is no news
         before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
         Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = max_pixels, False
@@ -294,16 +287,7 @@ def _pillow(max_pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-@dataclass(slots=True)
-class _Found:
-    image: Image.Image
-    mode: str
-    width: int
-    height: int
-    flags: list[str]
-
-
-def _decode(data: bytes, kind: str, *, at_least: int | None, max_pixels: float) -> _Found:
+def _decode(data: bytes, kind: str, *, at_least: int | None, max_pixels: int) -> Decoded:
     stored = _open(data, kind)
     mode, (width, height) = stored.mode, stored.size
     _check_size(width, height, max_pixels)
@@ -320,7 +304,7 @@ def _decode(data: bytes, kind: str, *, at_least: int | None, max_pixels: float) 
     image, transparent = _to_rgb(stored, raw_mode)
     if turn is not None:
         image = image.transpose(turn)
-        if turn >= Image.Transpose.ROTATE_90 and turn != Image.Transpose.ROTATE_180:
+        if turn in _SIDEWAYS:
             width, height = height, width
     image.info.clear()
     signs = {
@@ -331,14 +315,15 @@ def _decode(data: bytes, kind: str, *, at_least: int | None, max_pixels: float) 
         "cmyk": mode == "CMYK",
         "animated": _has_more_frames(stored),
     }
-    return _Found(image, mode, width, height, [name for name, there in signs.items() if there])
+    flags = tuple(name for name, there in signs.items() if there)
+    return Decoded(image, hashlib.sha256(data).digest(), kind, mode, width, height, flags)
 
 
 def _open(data: bytes, kind: str) -> ImageFile.ImageFile:
     return Image.open(io.BytesIO(data), formats=(kind,))
 
 
-def _check_size(width: int, height: int, max_pixels: float) -> None:
+def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels or max(width, height) > MAX_SIDE:
         limit = f"{max_pixels / 1e6:g} megapixels or {MAX_SIDE} a side"
         raise RejectedImage(Reason.TOO_LARGE, f"{width} x {height} pixels, more than {limit}")
@@ -362,7 +347,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 def _is_complete(data: bytes, kind: str) -> bool:
     """Whether a JPEG or PNG holds its end mark; both decoders may stop before it.
 
-    What follows the mark (cameras and archives add things there) does not matter.
+    What follows the mark (cameras and archives add things there) does not matter. The few
+    cameras that leave out a JPEG's mark are refused: nothing tells their files from cut ones.
     """
     if kind == "PNG":
         return b"\0\0\0\0IEND\xaeB`\x82" in data

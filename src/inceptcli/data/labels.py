@@ -58,9 +58,9 @@ def match_labels(
         raise DataError(f"no row of {where} fits a file: rows {listed(lost)}; files {there}")
     notes = []
     if lost:
-        notes.append(f"{len(lost)} rows of {where} without a file of their own: {listed(lost)}")
+        notes.append(f"rows of {where} without a file of their own ({len(lost)}): {listed(lost)}")
     if unlabelled:
-        notes.append(f"{len(unlabelled)} rows of {where} without a class: {listed(unlabelled)}")
+        notes.append(f"rows of {where} without a class ({len(unlabelled)}): {listed(unlabelled)}")
     return table, notes
 
 
