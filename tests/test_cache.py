@@ -497,16 +497,41 @@ def test_size_list_and_clear_show_and_remove_what_is_ours(photos: Path, home: Pa
     assert (cache_size(), cache_list(), cache_clear()) == (0, [], 0)
     look_at(photos)
     look_at(photos, spec=PixelSpec(40, "crop"))
+    (home / "videos").mkdir()
+    (home / "videos" / "index.sqlite").write_text("somebody else's")
     (home / "v1" / "letter.txt").write_text("somebody else's")
     (home / "letter.txt").write_text("somebody else's")
     first, second = cache_list()
     assert (first.image_size, first.resize, first.pictures) == (40, "crop", COUNT)
     assert (second.image_size, second.bytes) == (32, COUNT * 32 * 32 * 3)
-    ours = [path for path in home.rglob("*") if path.is_file() and path.name != "letter.txt"]
+    ours = [*home.rglob("*.pixels"), home / "v1" / "index.sqlite"]
     assert cache_size() == sum(path.stat().st_size for path in ours)
     assert cache_clear() > first.bytes + second.bytes
     assert (cache_size(), cache_list()) == (0, [])
-    assert sorted(path.name for path in home.rglob("*.*")) == ["letter.txt", "letter.txt"]
+    assert sorted(path.name for path in home.rglob("*.*")) == [
+        "index.sqlite",
+        "letter.txt",
+        "letter.txt",
+    ]
+
+
+def test_a_user_without_a_home_goes_without_a_cache(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container with a number for a user."""
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("INCEPTCLI_CACHE")
+    monkeypatch.setattr(Path, "home", homeless)
+    events: list[Event] = []
+    check(look_at(photos, emit=events.append).store, photos)
+    assert ["INCEPTCLI_CACHE" in event.text for event in events if isinstance(event, Warned)] == [
+        True
+    ]
+    with pytest.raises(OutputError):
+        cache_size()
 
 
 def test_the_default_folder_is_the_systems_own(monkeypatch: pytest.MonkeyPatch) -> None:

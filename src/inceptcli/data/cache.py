@@ -20,7 +20,7 @@ from inceptcli.data.image import Reason
 from inceptcli.data.reader import Facts, Looked, PixelSpec, Reader, never
 from inceptcli.data.shelf import MAX_CACHE_BYTES, Shelf, choose_shelf
 from inceptcli.errors import OutputError, ResourceError
-from inceptcli.events import Emit, Progress, silent
+from inceptcli.events import Emit, Progress, Warned, silent
 from inceptcli.files import is_inside, printable
 
 if TYPE_CHECKING:
@@ -120,8 +120,13 @@ def _open_folder(
 ) -> CacheFolder | None:
     if reading.cache == "none":
         return None
-    own = reading.cache in ("auto", "ram", "disk")
-    folder = default_cache_folder() if own else Path(reading.cache)
+    folder = Path(reading.cache)
+    if reading.cache in ("auto", "ram", "disk"):
+        try:
+            folder = default_cache_folder()
+        except OutputError as error:
+            reading.emit(Warned(str(error)))
+            return None
     for sample in samples[:1]:
         root = sample.path.parents[sample.name.count("/")]
         if is_inside(folder, root):

@@ -17,7 +17,7 @@ import shutil
 import sqlite3
 import sys
 from contextlib import closing, suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,7 +39,8 @@ VERSION = "v1"  # goes up when decoding, fitting or describing gives other resul
 SEGMENT_BYTES = 64 << 20
 _MAX_PENDING = 5_000  # rows held back when there are no pixels
 _WAIT_SECONDS = 30  # for another process that writes its rows
-_OWN = ("index.sqlite*", "*-*-*.pixels", ".*.pixels.*.tmp")
+_SEGMENTS = "[1-9]*-*-*.pixels"
+_OWN = ("index.sqlite*", _SEGMENTS, ".*.pixels.*.tmp")
 _DAMAGED = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _TABLE = """CREATE TABLE IF NOT EXISTS looked (
     spec BLOB, path BLOB, stamp BLOB, facts BLOB, segment BLOB, position INTEGER, pixels BLOB,
@@ -76,15 +77,25 @@ class CacheEntry:
 
 
 def default_cache_folder() -> Path:
-    """``$INCEPTCLI_CACHE``, or the place that the operating system has for such files."""
+    """``$INCEPTCLI_CACHE``, or the place that the operating system has for such files.
+
+    Raises:
+        OutputError: This user has no home folder.
+    """
     if chosen := os.environ.get("INCEPTCLI_CACHE"):
         return Path(chosen)
+    try:
+        home = Path.home()
+    except RuntimeError as error:
+        raise OutputError(
+            "this user has no home folder to keep a cache in; name one with INCEPTCLI_CACHE"
+        ) from error
     if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        base = os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local"
     elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
+        base = home / "Library" / "Caches"
     else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        base = os.environ.get("XDG_CACHE_HOME") or home / ".cache"
     return Path(base) / "inceptcli"
 
 
@@ -120,7 +131,7 @@ class CacheFolder:
         self._rows: list[tuple[Any, ...]] = []
         self._begin_segment()
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # photographs are private
             sweep(self._folder)
         except OSError as error:
             self._give_up(error.strerror or str(error))
@@ -128,7 +139,7 @@ class CacheFolder:
     def find(self, paths: Sequence[Path]) -> list[Known]:
         """What is known of each file as it is now."""
         stamps = [stamp_of(path) for path in paths]
-        segments = {segment.name for segment in self._folder.glob("*.pixels")}
+        segments = {segment.name for segment in self._folder.glob(_SEGMENTS)}
 
         def look_up(index: sqlite3.Connection) -> list[Known]:
             return [
@@ -215,7 +226,7 @@ class CacheFolder:
                 os.utime(self._folder / name)
         if limit is None:
             return
-        segments = sorted(_segments(self._folder), key=lambda segment: segment[1].st_mtime)
+        segments = sorted(_files(self._folder, _SEGMENTS), key=lambda segment: segment[1].st_mtime)
         total = sum(status.st_size for _, status in segments)
         for path, status in segments:
             if total > limit and path.name not in keep:
@@ -258,13 +269,14 @@ class CacheFolder:
 
 def cache_size(folder: Path | None = None) -> int:
     """Bytes that the cache takes on disk."""
-    return sum(path.stat().st_size for path in _own_files(folder or default_cache_folder()))
+    versions = _versions(folder or default_cache_folder())
+    return sum(status.st_size for version in versions for _, status in _files(version, *_OWN))
 
 
 def cache_list(folder: Path | None = None) -> list[CacheEntry]:
     """What is cached, one entry for each size and way of fitting, the last used first."""
     entries: dict[tuple[int, str], CacheEntry] = {}
-    for path, status in _segments((folder or default_cache_folder()) / VERSION):
+    for path, status in _files((folder or default_cache_folder()) / VERSION, _SEGMENTS):
         size, resize, _ = path.name.split("-", 2)
         key = int(size), resize
         old = entries.get(key, CacheEntry(*key, 0, 0, 0.0))
@@ -285,7 +297,7 @@ def cache_clear(folder: Path | None = None) -> int:
     """
     folder = folder or default_cache_folder()
     before = cache_size(folder)
-    for version in folder.glob("v*"):
+    for version in _versions(folder):
         _clear(version)
         with suppress(OSError):  # somebody else's file is in it
             version.rmdir()
@@ -302,23 +314,21 @@ def picture_bytes(spec: PixelSpec) -> int:
     return 3 * spec.image_size**2
 
 
-def _clear(folder: Path) -> None:
-    for pattern in _OWN:
+def _versions(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("v*") if path.name[1:].isdecimal()]
+
+
+def _files(folder: Path, *patterns: str) -> Iterator[tuple[Path, os.stat_result]]:
+    for pattern in patterns:
         for path in folder.glob(pattern):
-            with suppress(OSError):
-                path.unlink()
+            with suppress(OSError):  # another process has just dropped it
+                yield path, path.stat()
 
 
-def _own_files(folder: Path) -> Iterator[Path]:
-    for version in folder.glob("v*"):
-        for pattern in _OWN:
-            yield from version.glob(pattern)
-
-
-def _segments(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    for path in folder.glob("*-*-*.pixels"):
-        with suppress(OSError):  # another process has just dropped it
-            yield path, path.stat()
+def _clear(folder: Path) -> None:
+    for path, _ in _files(folder, *_OWN):
+        with suppress(OSError):
+            path.unlink()
 
 
 def _key_of(path: Path) -> bytes:
@@ -330,8 +340,9 @@ def _seal(row: tuple[Any, ...]) -> bytes:
 
 
 def _facts_to(facts: Facts) -> bytes:
-    values = [value.hex() if isinstance(value, bytes) else value for value in astuple(facts)]
-    return json.dumps(values).encode()
+    digests = [facts.content_sha256.hex(), facts.pixel_sha256.hex(), facts.look.hex()]
+    rest = [facts.width, facts.height, facts.format, facts.mode, facts.flags]
+    return json.dumps([*digests, *rest]).encode()
 
 
 def _facts_from(text: bytes) -> Facts:

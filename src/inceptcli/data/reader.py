@@ -7,8 +7,10 @@ bounded however many paths there are, because they are pulled only as results ar
 from __future__ import annotations
 
 import hashlib
+import signal
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
@@ -157,11 +159,11 @@ class Reader:
         look: Callable[..., Any] = look,
     ) -> None:
         self._spec = spec
-        self._workers = workers
+        self._count = workers
         self._timeout = timeout
         self._stopping = stopping
         self._look = look
-        self._processes: list[Worker[_Job]] = []
+        self._workers: list[Worker[_Job]] = []
         self._again: deque[_Job] = deque()
         self._failed_starts = 0
         self._window = max(
@@ -178,9 +180,11 @@ class Reader:
 
     def close(self) -> None:
         """End the processes. The next ``read`` would start new ones."""
-        for process in self._processes:
-            process.kill()
-        self._processes.clear()
+        for worker in self._workers:
+            worker.pipe.close()  # an idle one ends by itself, all at the same time
+        for worker in self._workers:
+            worker.end()
+        self._workers.clear()
         self._again.clear()
 
     def read(self, paths: Iterable[Path], *, want_facts: bool = False) -> Iterator[Looked]:
@@ -191,7 +195,7 @@ class Reader:
             StoppingError: ``stopping()`` became true.
         """
         jobs = (_Job(index, path, want_facts) for index, path in enumerate(paths))
-        return self._read_apart(jobs) if self._workers else self._read_here(jobs)
+        return self._read_apart(jobs) if self._count else self._read_here(jobs)
 
     def _read_here(self, jobs: Iterator[_Job]) -> Iterator[Looked]:
         for job in jobs:
@@ -215,7 +219,7 @@ class Reader:
                     yield done.pop(first)
                     first += 1
         finally:  # left early, the files in hand are nobody's: their processes end
-            if self._again or any(worker.jobs for worker in self._processes):
+            if self._again or any(worker.jobs for worker in self._workers):
                 self.close()
 
     def _give_out(self, jobs: Iterator[_Job], *, before: int) -> bool:
@@ -229,12 +233,12 @@ class Reader:
             if worker.ready and not worker.jobs:
                 worker.patience = self._timeout
             worker.give(job, (job.path, job.want_facts))
-        return any(worker.jobs for worker in self._processes)
+        return any(worker.jobs for worker in self._workers)
 
     def _roomiest(self) -> Worker[_Job] | None:
         """The process with the fewest jobs, or None when one more should be started."""
-        fewest = min(self._processes, key=lambda worker: len(worker.jobs), default=None)
-        if fewest is not None and fewest.jobs and len(self._processes) < self._workers:
+        fewest = min(self._workers, key=lambda worker: len(worker.jobs), default=None)
+        if fewest is not None and fewest.jobs and len(self._workers) < self._count:
             return None
         return fewest
 
@@ -252,17 +256,17 @@ class Reader:
             raise ResourceError(
                 f"cannot start a decoding process: {error.strerror}; use fewer --workers"
             ) from error
-        self._processes.append(worker)
+        self._workers.append(worker)
         return worker
 
     def _take_in(self) -> Iterator[Looked]:
         """Hear every process that has something to say, end those that took too long."""
         before = time.monotonic()
-        heard = connection.wait([worker.pipe for worker in self._processes], _POLL_SECONDS)
+        heard = connection.wait([worker.pipe for worker in self._workers], _POLL_SECONDS)
         self._check_stopping()
         # A suspended computer or a stopped job has not been waiting: no more than a second counts.
         passed = min(time.monotonic() - before, 1.0)
-        for worker in list(self._processes):
+        for worker in list(self._workers):
             if worker.pipe in heard:
                 looked = self._hear(worker)
             elif worker.jobs:
@@ -292,7 +296,10 @@ class Reader:
             return replace(looked, index=job.index, pixels=pixels)
         if kind == "memory":
             return self._blame(job, None)
-        raise InceptcliError(f"decoding {printable(str(job.path))} failed by a bug: {value}")
+        line = printable(value.strip().splitlines()[-1])
+        raise InceptcliError(
+            f"a bug of this program stopped it at {printable(str(job.path))}: {line}"
+        ) from RuntimeError(value)
 
     def _bury(self, worker: Worker[_Job]) -> Looked | None:
         """A process has died: its first file is looked at again once, the others as they were."""
@@ -302,7 +309,9 @@ class Reader:
         else:
             self._failed_starts += 1
             if self._failed_starts == _MAX_FAILED_STARTS:
-                raise ResourceError(f"decoding processes die at their start (exit code {code})")
+                raise ResourceError(
+                    f"decoding processes die at their start ({_how(code)}); try --workers 0"
+                )
         self._again.extendleft(reversed(worker.jobs))
         return None if job is None else self._blame(job, code)
 
@@ -316,8 +325,8 @@ class Reader:
         return Looked(job.index, None, None, Reason.DECODER_TIMEOUT, detail)
 
     def _end(self, worker: Worker[_Job]) -> int | None:
-        self._processes.remove(worker)
-        return worker.kill()
+        self._workers.remove(worker)
+        return worker.end()
 
     def _blame(self, job: _Job, code: int | None) -> Looked | None:
         """Try a file again after its first failure; the second is its own, or the machine's.
@@ -335,11 +344,18 @@ class Reader:
             raise ResourceError(f"not enough memory to decode {name}; use fewer --workers")
         if code in _ENDED_FROM_OUTSIDE:
             raise ResourceError(
-                f"the process decoding {name} was killed twice (exit code {code}), "
+                f"the process decoding {name} was ended from outside twice ({_how(code)}), "
                 "perhaps for want of memory; use fewer --workers"
             )
-        return Looked(job.index, None, None, Reason.DECODER_CRASH, f"exit code {code}")
+        return Looked(job.index, None, None, Reason.DECODER_CRASH, _how(code))
 
     def _check_stopping(self) -> None:
         if self._stopping():
             raise StoppingError
+
+
+def _how(code: int | None) -> str:
+    """How a process ended, as text."""
+    with suppress(ValueError):
+        return signal.Signals(-code if code else 0).name
+    return f"exit code {code}"

@@ -84,7 +84,7 @@ class Worker(Generic[Job]):
                 self._process.start()
         finally:
             theirs.close()
-        atexit.register(self.kill)  # before multiprocessing's own, which would wait for it
+        atexit.register(self.end)  # before multiprocessing's own, which would wait for it
         self.jobs: deque[Job] = deque()
         self.ready = False
         self.patience = patience
@@ -99,9 +99,9 @@ class Worker(Generic[Job]):
         with contextlib.suppress(OSError):
             self.pipe.send(message)
 
-    def kill(self) -> int | None:
+    def end(self) -> int | None:
         """End the process and return its exit code, negative for a signal."""
-        atexit.unregister(self.kill)
+        atexit.unregister(self.end)
         self.pipe.close()
         if not self.jobs:
             self._process.join(1)  # it ends by itself; so does one that is dying
