@@ -200,7 +200,7 @@ def test_every_flipped_byte_of_the_pixels_is_found(
     (segment,) = home.rglob("*.pixels")
     whole = segment.read_bytes()
     assert len(whole) == COUNT * 32 * 32 * 3
-    for at in random.Random(1).sample(range(len(whole)), 20):
+    for at in random.Random(1).sample(range(len(whole)), 10):
         segment.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
         decoded.clear()
         store = look_at(photos).store
@@ -233,7 +233,7 @@ def test_flipped_bytes_in_the_index_never_give_a_wrong_answer(photos: Path, home
     whole = index.read_bytes()
     saved = shutil.copytree(home, home.parent / "saved")
     rebuilt = 0
-    for at in random.Random(2).sample(range(len(whole)), 40) + list(range(0, 100, 7)):
+    for at in random.Random(2).sample(range(len(whole)), 25) + list(range(0, 100, 19)):
         shutil.rmtree(home)
         shutil.copytree(saved, home)
         index.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
@@ -320,7 +320,7 @@ def test_two_processes_build_the_same_cache_at_once(photos: Path, decoded: list[
         root = Path(sys.argv[1])
         paths = sorted(root.rglob("*.png"))
         samples = [Sample(p, str(p.relative_to(root)), 0, None) for p in paths]
-        for size in range(32, 40):
+        for size in range(32, 37):
             found = survey(samples, PixelSpec(size, "stretch"), Reading(workers=0))
             pixels, _ = found.store.take(range(len(paths)))
             print(hashlib.sha256(pixels).hexdigest())
@@ -336,7 +336,7 @@ def test_two_processes_build_the_same_cache_at_once(photos: Path, decoded: list[
     answers = [process.communicate(timeout=60) for process in running]
     assert len(set(answers)) == 1
     assert answers[0][1] == ""
-    assert answers[0][0].count("\n") == 8
+    assert answers[0][0].count("\n") == 5
     check(look_at(photos).store, photos)
     assert decoded == []
 
