@@ -1,0 +1,231 @@
+"""Batches in an order that depends on (seed, epoch, index) alone, prepared ahead in a thread.
+
+Nothing here draws from a generator with a state: the number of workers, prefetching, resuming
+and the number of processes cannot change an order or a flip.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from inceptcli.config import MEAN, STD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from inceptcli.config import Flips
+    from inceptcli.data.cache import PixelStore
+
+T = TypeVar("T")
+Indices = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+_WORD = 2**64 - 1
+
+
+def epoch_order(count: int, *, seed: int, epoch: int) -> Indices:
+    """A permutation of ``range(count)``, another one for each seed and epoch.
+
+    The samples are sorted by raw words of Philox (Salmon et al., 2011) keyed with (seed, epoch);
+    numpy keeps those the same for ever, unlike its ``permutation``.
+
+    Returns:
+        int64 (count,).
+    """
+    key = np.array([seed & _WORD, epoch & _WORD], np.uint64)
+    return np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable")
+
+
+def flip_draws(indices: Indices, *, seed: int, epoch: int, flips: Flips) -> tuple[Flags, Flags]:
+    """Whether each sample is mirrored (left and right) and overturned (top and bottom).
+
+    Args:
+        indices: int64 (N,), the samples' own numbers, not their places in the batch.
+        seed: Of the run.
+        epoch: From 1.
+        flips: "none", "h" or "hv"; each allowed flip comes up in half of the draws.
+
+    Returns:
+        Two bool arrays (N,).
+    """
+    start = np.array([seed & _WORD], np.uint64)
+    words = _mixed(_mixed(_mixed(start) ^ np.uint64(epoch & _WORD)) ^ indices.astype(np.uint64))
+    horizontal = (words >> np.uint64(63)).astype(bool) & ("h" in flips)
+    vertical = (words >> np.uint64(62) & np.uint64(1)).astype(bool) & ("v" in flips)
+    return horizontal, vertical
+
+
+def _mixed(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """SplitMix64's step and finaliser (Steele, Lea and Flood, 2014, figure 15)."""
+    words = words + np.uint64(0x9E3779B97F4A7C15)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+def batches(order: Indices, batch_size: int) -> list[Indices]:
+    """Cut an order into batches; a last one of a single image joins the batch before it.
+
+    Batch norm has no variance over one image of one pixel, where deep layers end.
+    """
+    starts = list(range(0, len(order), batch_size))
+    if len(order) % batch_size == 1 and len(starts) > 1:
+        starts.pop()
+    return np.split(order, starts[1:]) if starts else []
+
+
+def normalise(
+    images: torch.Tensor, *, device: torch.device, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """(x / 255 - mean) / std, in float32, then cast.
+
+    Equal to the bit to torchvision's ``ToTensor`` and ``Normalize`` with ImageNet's figures.
+
+    Args:
+        images: uint8 (N, H, W, 3).
+        device: Where to compute; the transfer does not wait when ``images`` are pinned.
+        dtype: Of the result.
+
+    Returns:
+        (N, 3, H, W) in channels-last memory.
+    """
+    count, height, width, _ = images.shape
+    mean, std = _rows_of_mean_and_std(width, device)
+    result = torch.empty((count, height, width * 3), dtype=dtype, device=device)
+    # One image at a time stays in a processor's cache; a GPU wants all at once.
+    part = 1 if device.type == "cpu" else max(1, count)
+    for pixels, out in zip(torch.split(images, part), torch.split(result, part), strict=True):
+        rows = pixels.to(device, non_blocking=True).to(torch.float32).view_as(out)
+        out.copy_(rows.div_(255).sub_(mean).div_(std))
+    return result.view(count, height, width, 3).permute(0, 3, 1, 2)
+
+
+@lru_cache
+def _rows_of_mean_and_std(width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Repeated along a row of pixels, for long inner loops; kept, as a transfer makes GPUs wait."""
+    with torch.inference_mode(False):
+        return torch.tensor(MEAN * width).to(device), torch.tensor(STD * width).to(device)
+
+
+def augment(images: torch.Tensor, horizontal: Flags, vertical: Flags) -> torch.Tensor:
+    """Return a batch, uint8 (N, H, W, 3) on whatever device, with the images marked flipped."""
+    for flags, axis in ((horizontal, 2), (vertical, 1)):
+        if flags.any():
+            chosen = torch.from_numpy(np.flatnonzero(flags)).to(images.device)
+            backwards = torch.arange(images.shape[axis] - 1, -1, -1, device=images.device)
+            flipped = images[chosen].index_select(axis, backwards)  # faster than flip here
+            images = images.index_copy(0, chosen, flipped)
+    return images
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One process's share of one step.
+
+    Attributes:
+        step: Place in the list of batches, from 0.
+        indices: int64 (M,): which samples these are. Lost files are left out, and a process may
+            have none at all when a batch is smaller than the number of processes.
+        images: uint8 (M, S, S, 3), pinned when a GPU will take them.
+    """
+
+    step: int
+    indices: Indices
+    images: torch.Tensor
+
+
+class Loader:
+    """One process's share of each batch, the next one prepared while this one is computed on.
+
+    Args:
+        store: The pixels.
+        steps: The batches of all processes together, as :func:`batches` cuts them.
+        start: The first step to give; a resumed run begins in the middle.
+        rank: Of this process.
+        world: Processes; each takes one contiguous part, sizes differ by one at most.
+        pin: Whether images go to a GPU.
+
+    Attributes:
+        waited: Seconds that the consumer has waited for batches so far.
+    """
+
+    def __init__(
+        self,
+        store: PixelStore,
+        steps: Sequence[Indices],
+        *,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        pin: bool = False,
+    ) -> None:
+        self.waited = 0.0
+        self._store = store
+        self._shares = [
+            (step, np.array_split(steps[step], world)[rank]) for step in range(start, len(steps))
+        ]
+        self._pin = pin
+
+    def __len__(self) -> int:
+        return len(self._shares)
+
+    def __iter__(self) -> Iterator[Batch]:
+        ready = ahead(self._batch(step, share) for step, share in self._shares)
+        while True:
+            before = time.monotonic()
+            batch = next(ready, None)
+            self.waited += time.monotonic() - before
+            if batch is None:
+                return
+            yield batch
+
+    def _batch(self, step: int, share: Indices) -> Batch:
+        pixels, indices = self._store.take(share)
+        images = torch.from_numpy(pixels)
+        return Batch(step, indices, images.pin_memory() if self._pin else images)
+
+
+def ahead(items: Iterable[T], *, depth: int = 1) -> Iterator[T]:
+    """Yield ``items`` in order, prepared in a thread up to ``depth`` ahead.
+
+    What the thread raises is raised here. Leaving early ends the thread after the item in hand.
+    """
+    source = iter(items)
+    ready: queue.SimpleQueue[tuple[list[T], BaseException | None]] = queue.SimpleQueue()
+    room = threading.Semaphore(depth)
+    left = threading.Event()
+
+    def prepare() -> None:
+        try:
+            while room.acquire() and not left.is_set():
+                ready.put(([next(source)], None))
+        except BaseException as error:  # StopIteration too: it ends the consumer
+            ready.put(([], error))
+
+    thread = threading.Thread(target=prepare, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            room.release()
+            yield from item
+    finally:
+        left.set()
+        room.release()
+        thread.join()
+        if isinstance(source, Generator):
+            source.close()  # decoding processes end with it
