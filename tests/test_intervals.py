@@ -118,9 +118,9 @@ def test_bootstrapped_figures_are_covered():
 @pytest.mark.slow
 @pytest.mark.parametrize(("groups", "copies"), [(30, 1), (30, COPIES), (100, 1), (100, COPIES)])
 def test_bootstrapped_figures_are_covered_everywhere(groups, copies):
-    """The mean of a skewed loss is the hardest: from 30 images it is covered 0.92 of the time."""
-    for name, share in covered_figures(groups=groups, copies=copies, times=2000).items():
-        assert (0.905 if name == "loss" else 0.93) <= share <= 0.985, name
+    """The mean of a skewed loss is the hardest: from 30 images it is covered about 0.92 of the time."""
+    for name, share in covered_figures(groups=groups, copies=copies, times=1000).items():
+        assert (0.895 if name == "loss" else 0.92) <= share <= 0.985, name
 
 
 @pytest.mark.parametrize(("hits", "images"), [(0, 5), (5, 5), (7, 10), (99, 100), (1, 1)])
@@ -201,5 +201,9 @@ def test_a_repeat_of_the_same_images_makes_the_pooled_interval_no_narrower():
     assert once.std is None
     assert thrice.std == 0
     assert thrice.interval == pytest.approx(once.interval, abs=0.002)
-    with pytest.raises(ValueError, match="no fold"):
-        intervals.pool([], [])
+
+
+def test_pooling_nothing_is_refused():
+    for rights, groups in (([], []), ([[True], []], [[1], []])):
+        with pytest.raises(ValueError, match="at least one fold"):
+            intervals.pool(rights, groups)

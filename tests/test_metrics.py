@@ -209,10 +209,10 @@ def test_the_vectorised_bootstrap_equals_a_naive_one():
     groups = np.random.default_rng(5).integers(0, 60, 360)
     made = metrics._case(logits, labels, tuple(names(3)), groups=groups, temperature=1.0)
     fast = metrics._resampled(made, seed=0)
-    slow = naive_resamples(logits, labels, groups, times=200)
+    slow = naive_resamples(logits, labels, groups, times=150)
     for name, values in slow.items():
         assert fast[name].mean() == pytest.approx(values.mean(), abs=0.004)
-        assert fast[name].std() == pytest.approx(values.std(), rel=0.18)
+        assert fast[name].std() == pytest.approx(values.std(), rel=0.2)
 
 
 def test_the_same_seed_gives_the_same_intervals_and_the_order_of_images_does_not_matter():

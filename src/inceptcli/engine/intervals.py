@@ -134,10 +134,10 @@ def positive_mean(value: float, samples: Floats, *, groups: int) -> Interval | N
 
     None where the images cannot tell: a single group, or all of exactly the same value.
     """
-    spread = variance_of(samples, groups=groups)
-    if groups < 2 or not spread > 0 or value <= 0:
+    error = math.sqrt(variance_of(samples, groups=groups))
+    if not error > 1e-9 * value > 0:  # less is only rounding
         return None
-    factor = math.exp(student(groups - 1) * math.sqrt(spread) / value)
+    factor = math.exp(student(groups - 1) * error / value)
     return Interval(value / factor, value * factor)
 
 
@@ -178,12 +178,12 @@ def pool(rights: Sequence[npt.ArrayLike], groups: Sequence[npt.ArrayLike]) -> Po
     (Bengio and Grandvalet, JMLR 5, 2004). The interval is that of all images together, an image
     that several repeats saw being one group.
     """
-    shares = [float(np.mean(np.asarray(right, dtype=bool))) for right in rights]
-    together = np.concatenate([np.asarray(right, dtype=bool) for right in rights])
-    names = np.concatenate([np.asarray(group) for group in groups])
-    interval = proportion(together, names)
-    if interval is None:
-        raise ValueError("no fold has an image")
+    hits = [np.asarray(right, dtype=bool) for right in rights]
+    together = np.concatenate(hits or [np.zeros(0, dtype=bool)])
+    interval = proportion(together, np.concatenate([np.asarray(names) for names in groups] or [[]]))
+    if interval is None or not all(right.size for right in hits):
+        raise ValueError("pooling needs at least one fold, and an image in each")
+    shares = [float(right.mean()) for right in hits]
     return Pooled(
         folds=len(shares),
         mean=fmean(shares),
