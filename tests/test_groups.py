@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from copies import copies_of, photograph, write_copies
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from PIL.Image import Resampling, Transpose
 from sklearn.datasets import load_digits
 
+from copies import copies_of, photograph, write_copies
 from inceptcli.data.groups import (
     LOOK_BYTES,
     SHORT_LOOK_BYTES,
@@ -311,7 +311,9 @@ def family_pictures(families: int, copies: int) -> list[Image.Image]:
         lambda family, copy: f"M01_{family:02d}_{copy:02d}.jpg",
         lambda family, copy: f"aug_{family}_{(family * 7919 + copy * 104729) % 9973}.png",
         lambda family, copy: f"IMG_{family}{f' (copy {copy})' if copy else ''}.jpg",
-        lambda family, copy: f"photo{family}{('', '-rotated', '_flip', '_crop2', ' (2)')[copy]}.jpg",
+        lambda family, copy: (
+            f"photo{family}{('', '-rotated', '_flip', '_crop2', ' (2)')[copy]}.jpg"
+        ),
         lambda family, copy: f"patient{family}.{copy}.png",
         lambda family, copy: f"{family:04d}_{copy}_{copy * 37 % 11}.png",
         lambda family, copy: f"Copy of {family}.jpg" if copy else f"{family}.jpg",
@@ -420,9 +422,7 @@ def test_the_line_says_how_many_groups_there_are() -> None:
         "2142 images -> 153 groups (x14): splitting by group; --group none splits by file"
     )
     assert "3 images -> 2 groups (1 to 2 images each)" in grouping_line(np.array([0, 0, 1]))
-    assert grouping_line(np.arange(5)) == (
-        "5 images, each a group of its own: splitting by file"
-    )
+    assert grouping_line(np.arange(5)) == ("5 images, each a group of its own: splitting by file")
 
 
 def test_nothing_and_one_file_have_groups_too() -> None:

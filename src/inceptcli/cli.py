@@ -16,7 +16,7 @@ import typer
 
 from inceptcli import __version__, console, show
 from inceptcli.config import Arch, DataConfig, TrainConfig, one_of, resolve
-from inceptcli.errors import InceptcliError, PartialError, UsageError
+from inceptcli.errors import DataError, InceptcliError, PartialError, UsageError
 from inceptcli.files import write_csv
 from inceptcli.runfolder import LAST, RUNS, SPLIT, latest_run, read_settings
 
@@ -427,7 +427,7 @@ def split(
     config = DataConfig(**_settings(ctx, DataConfig))
     _keep_outside(config.root, output, layout, preview, suspects)
     from inceptcli.data.layout import lay_out
-    from inceptcli.data.prepare import prepare, write_manifest
+    from inceptcli.data.prepare import check_photos, prepare, write_manifest
 
     with console.Listener() as listener:
         photos = prepare(config, keep_pixels=preview is not None, emit=listener)
@@ -439,7 +439,14 @@ def split(
         from inceptcli.report.pictures import write_samples
 
         write_samples(preview, photos)
-    show.split(photos, as_json=as_json)
+    found = check_photos(photos) if check or suspects is not None or strict else None
+    if suspects is not None and found is not None:
+        from inceptcli.report.pictures import write_suspects
+
+        write_suspects(suspects, found, photos)
+    show.split(photos, found, as_json=as_json)
+    if strict and found is not None and found.faults():
+        raise DataError("; ".join(found.faults()) + "; repair the folders or the split")
 
 
 @app.command()

@@ -12,6 +12,7 @@ from inceptcli.errors import DataError, PartialError
 from inceptcli.files import printable
 
 if TYPE_CHECKING:  # torch and its weight stay away until a command needs them
+    from inceptcli.data.check import Check, Shapes
     from inceptcli.data.prepare import Photos
     from inceptcli.engine.conclude import TrainResult
     from inceptcli.engine.evaluate import Evaluation
@@ -112,25 +113,69 @@ def weights_file(weights: Weights, *, as_json: bool, markdown: bool) -> None:
     console.print_table(("", "value"), rows, left=2, markdown=markdown)
 
 
-def split(photos: Photos, *, as_json: bool) -> None:
-    """Photographs by class and role."""
+def split(photos: Photos, found: Check | None, *, as_json: bool) -> None:
+    """Photographs by class and role and, where they were checked, what is odd about them."""
     counts = photos.counts()
     if as_json:
-        roles = {
-            role: sum(count[role] for count in counts.values())
-            for role in next(iter(counts.values()))
+        roles = {role: int((photos.roles == role).sum()) for role in next(iter(counts.values()))}
+        values = {
+            "images": len(photos.indices("all")),
+            "groups": photos.group_count,
+            "classes": counts,
+            "roles": roles,
+            "rejected": len(photos.rejected),
         }
-        console.print_json(
-            {
-                "images": len(photos.indices("all")),
-                "groups": photos.group_count,
-                "classes": counts,
-                "roles": roles,
-                "rejected": len(photos.rejected),
-            }
-        )
+        console.print_json(values | ({"check": found.to_json()} if found is not None else {}))
         return
     console.print_roles(counts)
+    if found is not None:
+        _check(found)
+
+
+def _check(found: Check) -> None:
+    rows: list[tuple[str, str]] = [
+        ("groups", f"{found.groups:,} of {found.images:,} images"),
+        ("exact copies", f"{found.exact_copies:,}"),
+        ("near copies", f"{found.near_copies:,}"),
+    ]
+    rows += [
+        (f"{role} images with a relative in train", f"{n:,}") for role, n in found.leaked.items()
+    ]
+    rows += [(f"rejected: {reason}", f"{count:,}") for reason, count in found.rejected.items()]
+    rows += [(flag, f"{count:,}") for flag, count in found.flags.items()]
+    if found.tiny:
+        rows.append(("classes of few groups", _names(found.tiny)))
+    if found.dominating:
+        rows.append(("dominating classes", _names(found.dominating)))
+    if found.shapes is not None:
+        rows += _shape_rows(found.shapes)
+    console.print_table(("check", "found"), rows, left=2)
+    if found.suspects:
+        pairs = [
+            (each.kind, found.names[each.first], found.names[each.second])
+            for each in found.suspects[:20]
+        ]
+        title = f"{len(found.suspects):,} suspicious pairs" + (
+            ", the first 20" * (len(found.suspects) > 20)
+        )
+        console.print_table(("why", "file", "and"), pairs, title=title, left=3)
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(printable(name) for name in names)
+
+
+def _shape_rows(shapes: Shapes) -> list[tuple[str, str]]:
+    return [
+        (
+            "width / height",
+            f"{shapes.narrowest:.2f} to {shapes.widest:.2f}, median {shapes.usual:.2f}",
+        ),
+        ("square", f"{shapes.square:.0%}"),
+        ("stretch draws the short side too large by", f"{shapes.stretch:.0%}"),
+        ("crop cuts away, of the image", f"{shapes.crop:.0%}"),
+        ("pad leaves empty, of the square", f"{shapes.pad:.0%}"),
+    ]
 
 
 def training(result: TrainResult, *, as_json: bool) -> None:

@@ -73,13 +73,14 @@ def _mixed(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return words ^ (words >> np.uint64(31))
 
 
-def batches(order: Indices, batch_size: int) -> list[Indices]:
-    """Cut an order into batches; a last one of a single image joins the batch before it.
+def batches(order: Indices, batch_size: int, *, least: int = 2) -> list[Indices]:
+    """Cut an order into batches; a last one of fewer than ``least`` joins the batch before it.
 
-    Batch norm has no variance over one image of one pixel, where deep layers end.
+    Batch norm has no variance over one image of one pixel, where deep layers end: each process
+    needs two images of every batch.
     """
     starts = list(range(0, len(order), batch_size))
-    if len(order) % batch_size == 1 and len(starts) > 1:
+    if 0 < len(order) % batch_size < least and len(starts) > 1:
         starts.pop()
     return np.split(order, starts[1:]) if starts else []
 

@@ -6,7 +6,7 @@ scan -> one pass over the files -> groups -> roles. Imports no torch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,19 @@ import numpy.typing as npt
 
 from inceptcli.config import ROLES, DataConfig
 from inceptcli.data.cache import PixelStore, Reading, Survey, survey
+from inceptcli.data.check import Check, check
 from inceptcli.data.folder import Dataset, Rejected, reject, scan
-from inceptcli.data.groups import Grouping, group
-from inceptcli.data.labels import listed
+from inceptcli.data.groups import Grouping, group, grouping_line
+from inceptcli.data.labels import listed, match_labels
 from inceptcli.data.machine import default_workers
 from inceptcli.data.reader import Facts, PixelSpec, never
-from inceptcli.data.split import assign_roles, read_split, write_split
+from inceptcli.data.split import (
+    assign_roles,
+    group_names,
+    match_split,
+    read_split,
+    write_split,
+)
 from inceptcli.errors import DataError
 from inceptcli.events import Emit, Notice, RolesReady, Warned, silent
 
@@ -132,6 +139,8 @@ def prepare(
     usable = reject(dataset, bad, allow_empty=config.allow_empty, to_learn=to_learn)
     _check_rejected(usable, len(dataset.samples) + len(dataset.rejected), config, emit)
     photos = _photos(dataset, usable, found, config, divide=divide)
+    for line in (*photos.grouping.rules, grouping_line(photos.grouping.ids)):
+        emit(Notice(line))
     if photos.unlisted:
         emit(Notice(f"{photos.unlisted} photographs that the split does not list are left out"))
     emit(RolesReady(photos.counts(), len(photos.indices("all")), photos.group_count))
@@ -179,15 +188,7 @@ def _photos(
     kept = np.array([place[each.name] for each in usable.samples], np.int64)
     labels, groups = np.full((2, len(samples)), -1, np.int64)
     labels[kept] = [each.label for each in usable.samples]
-    facts = [found.facts[i] for i in kept]
-    grouping = group(
-        [samples[i].name for i in kept],
-        labels[kept],
-        content=[fact.content_sha256 for fact in facts],
-        pixels=[fact.pixel_sha256 for fact in facts],
-        looks=[fact.look for fact in facts],
-        how=config.group,
-    )
+    grouping = _grouping(usable, [found.facts[i] for i in kept], config)
     groups[kept] = grouping.ids
     roles = np.full(len(samples), NO_ROLE, dtype="<U5")
     roles[kept] = _roles(usable, grouping, config, divide=divide)
@@ -207,20 +208,64 @@ def _photos(
     )
 
 
+def _grouping(usable: Dataset, facts: Sequence[Facts | None], config: DataConfig) -> Grouping:
+    names = [each.name for each in usable.samples]
+    known = [fact for fact in facts if fact is not None]
+    how: str | dict[str, str] = config.group
+    if config.group_file is not None:
+        how = read_groups(config.group_file, names, root=usable.root)
+    return group(
+        names,
+        [each.label for each in usable.samples],
+        content=[fact.content_sha256 for fact in known],
+        pixels=[fact.pixel_sha256 for fact in known],
+        looks=[fact.look for fact in known],
+        how=how,
+    )
+
+
+def read_groups(path: Path, names: Sequence[str], *, root: Path) -> dict[str, str]:
+    """The user's own groups: a CSV of path and group, matched with files as labels are.
+
+    Raises:
+        DataError: The file cannot be read, or lacks a photograph.
+    """
+    found, _ = match_labels(path, names, root=root)
+    return found
+
+
 def _roles(usable: Dataset, grouping: Grouping, config: DataConfig, *, divide: bool) -> list[str]:
     """The role of each usable photograph: from a split, from the folders, or made here."""
+    samples = usable.samples
+    labels = np.array([each.label for each in samples], np.int64)
     if config.split is not None:
-        listed_roles = read_split(config.split)
-        return [listed_roles.get(each.name, NO_ROLE) for each in usable.samples]
-    given = [each.role for each in usable.samples]
-    if all(role is not None for role in given):
-        return [str(role) for role in given]
+        class_names = [usable.classes[label] for label in labels]
+        rows = read_split(config.split)
+        found = match_split(rows, [each.name for each in samples], class_names)
+        return [NO_ROLE if row is None else row.role for row in found]
+    given = [each.role or NO_ROLE for each in samples]
     if not divide:
-        return ["test"] * len(given)
-    labels = np.array([each.label for each in usable.samples], np.int64)
-    return assign_roles(
-        labels, grouping.ids, ratio=config.ratio, seed=config.seed, stratify=config.stratify
+        return [role or "test" for role in given]
+    if "val" in given:
+        return given
+    # What has no role yet, or a train folder that lacks a val beside it, is divided.
+    open_roles = np.array([role in (NO_ROLE, "train") for role in given])
+    ratio = config.ratio
+    if "test" in given:
+        ratio = (ratio[0] / (ratio[0] + ratio[1]), ratio[1] / (ratio[0] + ratio[1]))
+    made = iter(
+        assign_roles(
+            labels[open_roles],
+            grouping.ids[open_roles],
+            ratio=ratio,
+            seed=config.seed,
+            stratify=config.stratify,
+            classes=usable.classes,
+        )
     )
+    return [
+        next(made) if is_open else role for is_open, role in zip(open_roles, given, strict=True)
+    ]
 
 
 def write_manifest(path: Path, photos: Photos) -> None:
@@ -230,10 +275,24 @@ def write_manifest(path: Path, photos: Photos) -> None:
         OutputError: It could not be written.
     """
     chosen = photos.indices("all")
+    names = [photos.names[i] for i in chosen]
     write_split(
         path,
+        names=names,
+        classes=[photos.classes[photos.labels[i]] for i in chosen],
+        roles=photos.roles[chosen].tolist(),
+        groups=group_names(names, photos.groups[chosen]),
+    )
+
+
+def check_photos(photos: Photos) -> Check:
+    """Put together what is odd about the photographs: copies, leaks, conflicts, shapes."""
+    chosen = photos.indices("all")
+    return check(
         [photos.names[i] for i in chosen],
         [photos.classes[photos.labels[i]] for i in chosen],
-        photos.roles[chosen].tolist(),
-        photos.groups[chosen].tolist(),
+        photos.grouping,
+        facts=[photos.facts[i] for i in chosen],
+        rejected=photos.rejected,
+        roles=photos.roles[chosen].tolist(),
     )

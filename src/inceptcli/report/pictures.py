@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 
+from inceptcli.data.check import Check, suspects_sheet
 from inceptcli.data.prepare import Photos
 from inceptcli.engine.conclude import TrainResult
 from inceptcli.engine.evaluate import Evaluation, write_metrics, write_predictions
@@ -61,6 +63,18 @@ def write_samples(path: Path, photos: Photos) -> None:
         own = np.flatnonzero((photos.labels == label) & (photos.roles != ""))
         rows.append((name, photos.store.take(own[:SAMPLES_A_CLASS])[0]))
     write_bytes(path, plots.samples(rows, columns=SAMPLES_A_CLASS))
+
+
+def write_suspects(path: Path, found: Check, photos: Photos) -> None:
+    """Draw the suspicious pairs of a check side by side.
+
+    Raises:
+        OutputError: It could not be written.
+    """
+    buffer = io.BytesIO()
+    paths = [photos.paths[i] for i in photos.indices("all")]
+    suspects_sheet(found, paths).save(buffer, "png")
+    write_bytes(path, buffer.getvalue())
 
 
 def _write_figures(folder: Path, evaluation: Evaluation) -> None:
