@@ -118,7 +118,7 @@ def test_bootstrapped_figures_are_covered():
 @pytest.mark.slow
 @pytest.mark.parametrize(("groups", "copies"), [(30, 1), (30, COPIES), (100, 1), (100, COPIES)])
 def test_bootstrapped_figures_are_covered_everywhere(groups, copies):
-    """The mean of a skewed loss is the hardest: from 30 images it is covered about 0.92 of the time."""
+    """A skewed loss is the hardest: from 30 images its mean is covered 0.92 of the time."""
     for name, share in covered_figures(groups=groups, copies=copies, times=1000).items():
         assert (0.895 if name == "loss" else 0.92) <= share <= 0.985, name
 

@@ -180,7 +180,7 @@ def pool(rights: Sequence[npt.ArrayLike], groups: Sequence[npt.ArrayLike]) -> Po
     """
     hits = [np.asarray(right, dtype=bool) for right in rights]
     together = np.concatenate(hits or [np.zeros(0, dtype=bool)])
-    interval = proportion(together, np.concatenate([np.asarray(names) for names in groups] or [[]]))
+    interval = proportion(together, np.concatenate([np.zeros(0), *map(np.asarray, groups)]))
     if interval is None or not all(right.size for right in hits):
         raise ValueError("pooling needs at least one fold, and an image in each")
     shares = [float(right.mean()) for right in hits]
