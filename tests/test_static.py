@@ -17,13 +17,15 @@ RANKS = {
     "events": 0,
     "config": 0,
     "files": 0,
+    "runfolder": 0,
     "data": 1,
     "model": 1,
     "engine": 2,
     "report": 3,
     "console": 4,
-    "cli": 5,
-    "__main__": 6,
+    "show": 5,
+    "cli": 6,
+    "__main__": 7,
 }
 # Libraries that one room alone may import.
 ONLY = {

@@ -1,0 +1,311 @@
+"""The commands as a person types them, on small drawn pictures, in this process."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import draw
+from inceptcli.cli import main
+from inceptcli.model.inception import InceptionV1
+
+RUN_FILES = {
+    *("best_model.pth", "last.pth", "last.prev.pth", "config.json", "split.csv", "rejected.csv"),
+    *("history.csv", "metrics.json", "predictions.csv", "curves.png", "confusion.png"),
+    *("reliability.png", "samples.png"),
+}
+SMALL = ("--img-size", "32", "-b", "8", "-j", "0", "--group", "none", "--lr", "3e-4")
+
+
+def call(*words: object) -> int:
+    """The exit code of ``inceptcli WORDS``."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs and cache lie in the test's folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INCEPTCLI_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs on three drawn classes; the photographs lie beside it."""
+    place = tmp_path_factory.mktemp("trained")
+    for label, name in enumerate(("cat", "dog", "eel")):
+        for index in range(20):
+            seed = 100 * label + index
+            draw(place / "photos" / name / f"{index:02d}.png", seed=seed, label=label)
+    words = ("train", place / "photos", "--epochs", 2, *SMALL, "-o", place / "run")
+    assert call(*words, "--cache", "ram") == 0
+    return place / "run"
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_train_writes_the_run_folder(trained: Path) -> None:
+    assert {path.name for path in trained.iterdir()} == RUN_FILES
+    history = read(trained / "history.csv")
+    columns = "epoch train_loss train_accuracy val_loss val_accuracy learning_rate seconds best"
+    assert list(history[0]) == columns.split()
+    assert [row["epoch"] for row in history] == ["1", "2"]
+    assert list(read(trained / "split.csv")[0]) == ["path", "class", "role", "group"]
+    for name in ("curves", "confusion", "reliability", "samples"):
+        with Image.open(trained / f"{name}.png") as picture:
+            assert min(picture.size) > 100
+
+
+def test_the_last_line_is_the_run_folder(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("train", photos, "--epochs", 1, *SMALL, "--name", "first") == 0
+    output = capsys.readouterr()
+    assert output.out.splitlines()[-1] == "runs/first"
+    assert "best" in output.out
+    assert "setting" in output.err
+    assert (tmp_path / "runs" / "first" / "best_model.pth").exists()
+
+
+def test_a_second_train_into_the_folder_is_refused(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = trained.parent / "photos"
+    before = (trained / "best_model.pth").read_bytes()
+    assert call("train", photos, "-o", trained) == 5
+    error = capsys.readouterr().err
+    assert "--resume" in error
+    assert "--overwrite" in error
+    assert (trained / "best_model.pth").read_bytes() == before
+
+
+def test_the_same_seed_gives_the_same_weights(photos: Path, tmp_path: Path) -> None:
+    """N2: identical but for the seconds."""
+    for name in ("a", "b"):
+        assert call("train", photos, "--epochs", 1, *SMALL, "-o", tmp_path / name) == 0
+    one, two = (torch.load(tmp_path / n / "best_model.pth", weights_only=True) for n in "ab")
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    rows = [read(tmp_path / name / "history.csv") for name in "ab"]
+    assert [{k: v for k, v in row.items() if k != "seconds"} for row in rows[0]] == [
+        {k: v for k, v in row.items() if k != "seconds"} for row in rows[1]
+    ]
+
+
+def test_evaluate_and_predict_agree(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = trained / "best_model.pth"
+    assert call("evaluate", "-m", weights, "-o", tmp_path / "out", "--precision", "fp32") == 0
+    capsys.readouterr()
+    rows = read(tmp_path / "out" / "predictions.csv")
+    files = [trained.parent / "photos" / row["path"] for row in rows]
+    assert call("predict", *files, "-m", weights, "--jsonl", "-k", 3, "--precision", "fp32") == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["class"] for answer in answers] == [row["predicted"] for row in rows]
+    for answer, row in zip(answers, rows, strict=True):
+        assert answer["probability"] == pytest.approx(float(row["probability"]), abs=1e-5)
+        assert answer["error"] is None
+        assert len(answer["top"]) == 3
+
+
+def test_evaluate_gives_the_documented_keys(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("evaluate", "-m", trained / "best_model.pth", "--role", "val", "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    wanted = "images accuracy balanced_accuracy loss auc classes confusion role"
+    assert set(wanted.split()) <= set(figures)
+    assert figures["role"] == "val"
+    assert np.sum(figures["confusion"]) == figures["images"]
+
+
+def test_inputs_that_fail_have_rows_and_an_exit_code(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """P1: one row an input, in order; 8 when some failed, 3 when all did."""
+    good = trained.parent / "photos" / "cat" / "00.png"
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    weights = trained / "best_model.pth"
+    inputs = (tmp_path / "bad.png", good, tmp_path / "none.png", good)
+    assert call("predict", *inputs, "-m", weights, "--jsonl", "--csv", tmp_path / "a.csv") == 8
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["path"] for row in rows] == [str(path) for path in inputs]
+    assert [row["error"] is None for row in rows] == [False, True, False, True]
+    assert len(read(tmp_path / "a.csv")) == 4
+    assert call("predict", tmp_path / "none.png", "-m", weights) == 3
+
+
+def test_predict_sorts_files_into_folders(trained: Path, tmp_path: Path) -> None:
+    folder = trained.parent / "photos" / "dog"
+    weights = trained / "best_model.pth"
+    assert call("predict", folder, "-m", weights, "--sort", tmp_path / "sorted") == 0
+    placed = [path for path in (tmp_path / "sorted").rglob("*") if path.is_file()]
+    assert len(placed) == 20
+
+
+def test_split_writes_a_manifest_that_train_takes(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "split.csv"
+    sheet = tmp_path / "sheet.png"
+    words = ("split", photos, "-o", manifest, "--json", "--check", "--preview", sheet)
+    assert call(*words, "--layout", tmp_path / "laid", "-j", 0) == 0
+    counts = json.loads(capsys.readouterr().out)
+    assert counts["images"] == 60
+    assert set(counts["roles"]) == {"train", "val", "test"}
+    assert counts["check"]["exact_copies"] == 0
+    with Image.open(sheet) as picture:
+        assert picture.size[0] > 500
+    assert len(list((tmp_path / "laid" / "train" / "cat").iterdir())) == 16
+    assert call("train", photos, "--split", manifest, "--epochs", 1, *SMALL, "-o", "run") == 0
+    roles = {row["path"]: row["role"] for row in read(manifest)}
+    assert {row["path"]: row["role"] for row in read(tmp_path / "run" / "split.csv")} == roles
+    assert call("train", tmp_path / "laid", "--epochs", 1, *SMALL, "-o", "run2") == 0
+
+
+def test_dry_run_writes_nothing(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("train", photos, "--dry-run", *SMALL, "--cache", "none", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["images"] == 48
+    assert result["total_seconds"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_the_tutorial_recipe_prints_its_line(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("train", photos, "--recipe", "tutorial", "--epochs", 1, "--img-size", 32, "-j", 0)
+    assert call(*words, "--name", "t") == 0
+    output = capsys.readouterr()
+    line = output.out.splitlines()[0]
+    assert line.startswith("Epoch:  1. Train_acc: ")
+    assert line.endswith("Lr: 1.00E-04")
+    assert "optimistic" in output.err
+    state = torch.load("runs/t/best_model.pth", weights_only=True)
+    assert state["classifier.2.bias"].shape == (4,)
+
+
+def test_a_plain_scripts_file_works(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "script.pth"
+    torch.manual_seed(0)
+    torch.save(InceptionV1(4).state_dict(), path)
+    assert call("summary", path, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["outputs"] == 4
+    words = ("predict", photos / "cat" / "00.png", "-m", path, "--jsonl", "-k", 4)
+    assert call(*words, "--class-names", "a,b,c,d") == 0
+    names = [name for name, _ in json.loads(capsys.readouterr().out)["top"]]
+    assert sorted(names) == ["a", "b", "c", "d"]
+    assert call("evaluate", photos, "-m", path, "--classes-from", photos, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 60
+
+
+def test_a_flipped_bit_is_refused(trained: Path, tmp_path: Path) -> None:
+    data = bytearray((trained / "best_model.pth").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "flipped.pth").write_bytes(data)
+    photo = trained.parent / "photos" / "cat" / "00.png"
+    assert call("predict", photo, "-m", tmp_path / "flipped.pth") == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("train",), 2, "which photographs"),
+        (("train", "photos", "--epochs", "0"), 2, "--epochs"),
+        (("train", "photos", "--lr", "nan"), 2, "--lr"),
+        (("train", "photos", "--optimizer", "adma"), 2, "did you mean adam"),
+        (("train", "photos", "--epoch", "3"), 2, "--epochs"),
+        (("trian",), 2, "train"),
+        (("train", "photos", "-o", "photos/run"), 2, "never written to"),
+        (("train", "nowhere"), 3, "nowhere"),
+        (("predict", "x.png"), 4, "no weights"),
+        (("summary", "--arch", "incption_v1"), 2, "did you mean inception_v1"),
+        (("evaluate", "photos", "-m", "none.pth"), 4, "none.pth"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(
+    words: tuple[str, ...],
+    code: int,
+    said: str,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert photos.name == "photos"
+    assert call(*words) == code
+    error = capsys.readouterr().err
+    assert "error: " in error
+    assert said in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("--tree",), ("--blocks",), ("--markdown",), ("--blocks", "--json")]
+)
+def test_summary_prints(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("summary", *words) == 0
+    assert "inception" in capsys.readouterr().out
+
+
+def test_summary_json_has_the_documented_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("summary", "--json") == 0
+    table = json.loads(capsys.readouterr().out)
+    assert len(table["layers"]) == 193
+    assert set(table["layers"][0]) == {
+        *("index", "layer", "output_shape", "parameters", "mult_adds")
+    }
+    assert table["total_parameters"] == table["trainable_parameters"] == 7_041_172
+    assert round(table["total_mb"], 2) == 97.05
+
+
+def test_the_sample_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("sample", tmp_path / "digits") == 0
+    assert len(list((tmp_path / "digits").rglob("*.png"))) == 1797
+    assert call("sample", tmp_path / "digits") == 5
+    assert call("--version") == 0
+    assert "inceptcli 0" in capsys.readouterr().out
+
+
+def test_resume_goes_on_bit_for_bit(photos: Path, tmp_path: Path) -> None:
+    """N1: stopped after an epoch and resumed equals the unbroken run."""
+    from inceptcli import config
+    from inceptcli.engine.run import run
+    from inceptcli.events import EpochDone, Event
+
+    def settings(name: str) -> config.TrainConfig:
+        return config.TrainConfig(
+            root=photos,
+            epochs=3,
+            image_size=32,
+            batch_size=8,
+            workers=0,
+            group="none",
+            output=tmp_path / name,
+        )
+
+    def stop_after_two(event: Event) -> None:
+        if isinstance(event, EpochDone) and event.epoch == 2:
+            raise RuntimeError("stopped here")
+
+    whole = run(settings("whole"))
+    with pytest.raises(RuntimeError, match="stopped here"):
+        run(settings("broken"), emit=stop_after_two)
+    assert call("train", "--resume", tmp_path / "broken") == 0
+    one = torch.load(whole.run / "last.pth", weights_only=True)
+    two = torch.load(tmp_path / "broken" / "last.pth", weights_only=True)
+    assert all(torch.equal(one["model"][key], two["model"][key]) for key in one["model"])
+    assert whole.best_epoch == two["progress"]["best_epoch"]
