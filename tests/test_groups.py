@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from copies import copies_of, photograph, write_copies
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from PIL.Image import Resampling, Transpose
 from sklearn.datasets import load_digits
 
+from copies import copies_of, photograph, write_copies
 from inceptcli.data.groups import (
     LOOK_BYTES,
     SHORT_LOOK_BYTES,
@@ -280,6 +280,14 @@ def test_equal_bytes_and_equal_pixels_are_exact_copies_and_conflicts_are_told() 
     assert found.rules == ("exact copies: 2 files equal to another",)
 
 
+def test_what_was_not_looked_at_is_like_nothing() -> None:
+    looks = [describe(photograph(0)), b"", b"", describe(photograph(0))]
+    names = [f"a/{letter}.png" for letter in "wxyz"]
+    found = group(names, [0] * 4, content=[b"1", b"", b"", b"2"], looks=looks)
+    assert found.ids.tolist() == [0, 1, 2, 0]
+    assert found.exact_pairs == ()
+
+
 def test_the_same_picture_re_encoded_into_another_class_is_a_conflict() -> None:
     images = [photograph(seed) for seed in range(8)]
     images.append(through_jpeg(ImageOps.mirror(images[3]), 70))
@@ -311,7 +319,9 @@ def family_pictures(families: int, copies: int) -> list[Image.Image]:
         lambda family, copy: f"M01_{family:02d}_{copy:02d}.jpg",
         lambda family, copy: f"aug_{family}_{(family * 7919 + copy * 104729) % 9973}.png",
         lambda family, copy: f"IMG_{family}{f' (copy {copy})' if copy else ''}.jpg",
-        lambda family, copy: f"photo{family}{('', '-rotated', '_flip', '_crop2', ' (2)')[copy]}.jpg",
+        lambda family, copy: (
+            f"photo{family}{('', '-rotated', '_flip', '_crop2', ' (2)')[copy]}.jpg"
+        ),
         lambda family, copy: f"patient{family}.{copy}.png",
         lambda family, copy: f"{family:04d}_{copy}_{copy * 37 % 11}.png",
         lambda family, copy: f"Copy of {family}.jpg" if copy else f"{family}.jpg",
@@ -420,9 +430,7 @@ def test_the_line_says_how_many_groups_there_are() -> None:
         "2142 images -> 153 groups (x14): splitting by group; --group none splits by file"
     )
     assert "3 images -> 2 groups (1 to 2 images each)" in grouping_line(np.array([0, 0, 1]))
-    assert grouping_line(np.arange(5)) == (
-        "5 images, each a group of its own: splitting by file"
-    )
+    assert grouping_line(np.arange(5)) == ("5 images, each a group of its own: splitting by file")
 
 
 def test_nothing_and_one_file_have_groups_too() -> None:
