@@ -280,6 +280,14 @@ def test_equal_bytes_and_equal_pixels_are_exact_copies_and_conflicts_are_told() 
     assert found.rules == ("exact copies: 2 files equal to another",)
 
 
+def test_what_was_not_looked_at_is_like_nothing() -> None:
+    looks = [describe(photograph(0)), b"", b"", describe(photograph(0))]
+    names = [f"a/{letter}.png" for letter in "wxyz"]
+    found = group(names, [0] * 4, content=[b"1", b"", b"", b"2"], looks=looks)
+    assert found.ids.tolist() == [0, 1, 2, 0]
+    assert found.exact_pairs == ()
+
+
 def test_the_same_picture_re_encoded_into_another_class_is_a_conflict() -> None:
     images = [photograph(seed) for seed in range(8)]
     images.append(through_jpeg(ImageOps.mirror(images[3]), 70))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,10 +18,14 @@ from inceptcli.data.split import (
     assign_roles,
     group_names,
     match_split,
+    read_groups,
     read_split,
     write_split,
 )
 from inceptcli.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RATIO = (0.8, 0.1, 0.1)
 
@@ -267,3 +271,15 @@ def test_files_that_are_gone_or_moved_are_named() -> None:
 def test_a_group_is_named_after_its_first_file() -> None:
     names = ["a", "b", "c", "d"]
     assert group_names(names, np.array([0, 1, 0, 1])) == ["a", "b", "a", "b"]
+
+
+def test_a_users_groups_are_read_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "groups.csv"
+    path.write_text("group,path\np1,a/1.png\np1,./a/2.png\np2,b/3.png\np2,b/3.png")
+    assert read_groups(path) == {"a/1.png": "p1", "a/2.png": "p1", "b/3.png": "p2"}
+    path.write_text("path,group\na/1.png,p1\na/1.png,p2\n")
+    with pytest.raises(DataError, match=r"line 3: a/1\.png is in p1 already"):
+        read_groups(path)
+    path.write_text("path,patient\na/1.png,p1\n")
+    with pytest.raises(DataError, match=r"needs one column 'group' .* it has path, patient"):
+        read_groups(path)

@@ -119,9 +119,12 @@ class Check:
         """What ``--strict`` refuses, as lines: label conflicts and leaks, the first of each."""
         lines = []
         if conflicts := [found for found in self.suspects if found.kind == "two classes"]:
-            lines.append(
-                f"{len(conflicts)} pairs of copies lie in two classes: {self._pair(conflicts[0])}"
+            pairs = (
+                "1 pair of copies lies"
+                if len(conflicts) == 1
+                else (f"{len(conflicts)} pairs of copies lie")
             )
+            lines.append(f"{pairs} in two classes: {self._pair(conflicts[0])}")
         for role, count in self.leaked.items():
             if count:
                 total = self.role_of.count(role)
@@ -261,16 +264,20 @@ def _leaked(grouping: Grouping, role_of: Sequence[str]) -> dict[str, int]:
     """Role -> images with a copy or relative in train; empty without a train role."""
     if "train" not in role_of:
         return {}
-    groups = grouping.ids.tolist()
-    trained = {group for group, role in zip(groups, role_of, strict=True) if role == "train"}
-    known = {i for i, group in enumerate(groups) if group in trained}
-    for i, j in (*grouping.exact_pairs, *grouping.near_pairs):
-        if role_of[i] == "train":
-            known.add(j)
-        if role_of[j] == "train":
-            known.add(i)
+    content = list(range(len(role_of)))  # the first of each file's exact copies
+    for first, copy in grouping.exact_pairs:
+        content[copy] = first
+    in_train = [index for index, role in enumerate(role_of) if role == "train"]
+    groups = {int(grouping.ids[index]) for index in in_train}
+    trained = {content[index] for index in in_train}
+    trained |= {j for pair in grouping.near_pairs for i, j in (pair, pair[::-1]) if i in trained}
+    known = [
+        role
+        for role, group, first in zip(role_of, grouping.ids.tolist(), content, strict=True)
+        if group in groups or first in trained
+    ]
     others = sorted({role for role in role_of if role != "train"}, key=_role_order)
-    return {role: sum(role_of[i] == role for i in known) for role in others}
+    return {role: known.count(role) for role in others}
 
 
 def _role_order(role: str) -> tuple[int, str]:

@@ -92,7 +92,7 @@ def group(
     Args:
         names: Paths relative to the data folder, with "/", sorted.
         labels: N classes.
-        content: N digests of the files' bytes, or none.
+        content: N digests of the files' bytes, or none at all; b"" is unknown, here and below.
         pixels: N digests of the decoded pixels, or none.
         looks: N descriptions (``describe``), or none.
         how: "auto"; "none", where each file stands alone; name -> group; or a regular expression
@@ -105,6 +105,7 @@ def group(
         DataError: The mapping lacks a file.
     """
     labels = np.asarray(labels, np.int64)
+    looks = [look or bytes(LOOK_BYTES) for look in looks]  # unknown: blank, like no other
     exact = _exact_pairs(content, pixels)
     copies = {copy for _, copy in exact}
     firsts = np.array([i for i in range(len(names)) if i not in copies], np.int64)
@@ -114,10 +115,10 @@ def group(
     keys: Iterable[Hashable] = range(len(names))
     rules: list[str] = []
     if how == "auto":
-        sets, left_apart = _by_sight(likely, margin, labels)
         families, rules = _by_name(names, looks)
-        keys = _joined(len(names), [*exact, *sets, *families])
-        rules = [*_copies_found(exact, near, left_apart), *rules]
+        first = _joined(len(names), [*exact, *_by_sight(likely, margin, labels), *families])
+        apart = sum(first[i] != first[j] for i, j in near)
+        keys, rules = first, [*_copies_found(exact, near, apart), *rules]
     elif how != "none":
         keys, rules = _by_hand(names, how)
     return Grouping(_numbered(keys), tuple(rules), tuple(exact), tuple(near), tuple(conflicts))
@@ -145,10 +146,10 @@ def _exact_pairs(*digests: Sequence[bytes]) -> list[Pair]:
     return [(first, copy) for copy, first in enumerate(root) if first != copy]
 
 
-def _repeated(keys: Iterable[Hashable]) -> Iterable[Pair]:
-    first: dict[Hashable, int] = {}
-    for index, key in enumerate(keys):
-        if (seen := first.setdefault(key, index)) != index:
+def _repeated(digests: Sequence[bytes]) -> Iterable[Pair]:
+    first: dict[bytes, int] = {}
+    for index, digest in enumerate(digests):
+        if digest and (seen := first.setdefault(digest, index)) != index:
             yield seen, index
 
 
@@ -162,15 +163,11 @@ def _near_pairs(
     return [(i, j) for i, j in firsts[pairs].tolist()], margin.tolist()
 
 
-def _by_sight(
-    pairs: Sequence[Pair], margin: Sequence[float], labels: Ints
-) -> tuple[list[list[int]], int]:
+def _by_sight(pairs: Sequence[Pair], margin: Sequence[float], labels: Ints) -> Iterable[list[int]]:
     """Sets of files of which every two are likely copies (complete linkage), surest pairs first.
 
-    A file joins a set by a sure pair (a margin of 0 or more) when it is likely with all others.
-
-    Returns:
-        The sets, and the number of pairs that a set was too large to keep together.
+    Two sets become one by a sure pair (a margin of 0 or more) when all their other pairs are
+    likely and they do not grow too large together.
     """
     limit = np.maximum(SIGHT_LEAST, (np.bincount(labels) * SIGHT_SHARE).astype(np.int64))
     beside: dict[int, set[int]] = defaultdict(set)
@@ -178,32 +175,28 @@ def _by_sight(
         beside[i].add(j)
         beside[j].add(i)
     members = {i: [i] for i in beside}  # the one list of a set, under each of its members
-    full: list[Pair] = []
     sure = sorted((-value, pair) for value, pair in zip(margin, pairs, strict=True) if value >= 0)
     for _, (i, j) in sure:
         one, other = members[i], members[j]
-        if one is other or any(beside[k].isdisjoint([m]) for k in one for m in other):
+        if one is other or any(m not in beside[k] for k in one for m in other):
             continue
-        if len(one) + len(other) > min(limit[labels[k]] for k in one + other):
-            full.append((i, j))
-            continue
-        one.extend(other)
-        members.update(dict.fromkeys(other, one))
-    left_apart = sum(members[i] is not members[j] for i, j in full)
-    return list({id(found): found for found in members.values()}.values()), left_apart
+        if len(one) + len(other) <= min(limit[labels[k]] for k in one + other):
+            one.extend(other)
+            members.update(dict.fromkeys(other, one))
+    return {id(found): found for found in members.values()}.values()
 
 
-def _copies_found(exact: Sequence[Pair], near: Sequence[Pair], left_apart: int) -> list[str]:
+def _copies_found(exact: Sequence[Pair], near: Sequence[Pair], apart: int) -> list[str]:
     lines = []
     if exact:
         lines.append(f"exact copies: {_count(len(exact), 'file')} equal to another")
     if near:
         files = len({i for pair in near for i in pair})
         lines.append(f"near copies: {files} files look like another ({_count(len(near), 'pair')})")
-    if left_apart:
+    if apart:
         lines.append(
-            f"{_count(left_apart, 'pair')} of near copies left apart: together they would be a"
-            " group of more than 5 % of their class"
+            f"near copies: {_count(apart, 'pair')} left apart, because their groups would chain"
+            " or hold more than 5 % of a class; --check names those in two roles"
         )
     return lines
 
@@ -219,9 +212,14 @@ _MARK = (
 )
 _MARKS_BEFORE = re.compile(rf"^(?:(?:copy of|{_MARK})[\s_.-]+)+(?=.)", re.IGNORECASE)
 _MARKS_AFTER = re.compile(
-    rf"(?<=.)(?:\s*\((?:copy\s*)?\d*\)|[\s_.-]+(?:{_MARK})[\s_.-]*[\d.]*[a-z]?)+$", re.IGNORECASE
+    rf"(?<=.)(?:\s*\((?:copy\s*)?\d*\)|[\s_.-]+(?:{_MARK})[\s_-]*[\d.]*[a-z]?)+$", re.IGNORECASE
 )
 _PART = re.compile(r"[\s_.()-]+")
+
+
+def _stem(name: str) -> str:
+    file = name.rpartition("/")[2]
+    return file.rpartition(".")[0] or file
 
 
 def _without_marks(stem: str) -> str:
@@ -261,7 +259,7 @@ def _by_name(names: Sequence[str], looks: Sequence[bytes]) -> tuple[list[list[in
     adopted: dict[str, list[list[int]]] = defaultdict(list)  # rule -> its families
     for members in folders.values():
         features = features_of([looks[i] for i in members]) if looks else None
-        stems = [names[i].rpartition("/")[2].rpartition(".")[0] or names[i] for i in members]
+        stems = [_stem(names[i]) for i in members]
         found = _families(map(_without_marks, stems))
         if _explains(found, features, all_alike=False):
             stems = list(map(_without_marks, stems))
@@ -339,13 +337,15 @@ def _rule_line(names: Sequence[str], text: str, families: Sequence[Sequence[int]
     )
 
 
-def _by_hand(names: Sequence[str], how: str | Mapping[str, str]) -> tuple[list[str], list[str]]:
+def _by_hand(
+    names: Sequence[str], how: str | Mapping[str, str]
+) -> tuple[Sequence[Hashable], list[str]]:
     """The user's own groups: a key for each file, and a line."""
     if isinstance(how, str):
         found = _searched(names, how)
         alone = sum(key is None for key in found)
-        # "/" first: no captured text can be the key of a file that stands alone
-        keys = [f"/{name}" if key is None else key for name, key in zip(names, found, strict=True)]
+        # a tuple, so that no captured text is the key of a file that stands alone
+        keys = [(name,) if key is None else key for name, key in zip(names, found, strict=True)]
         text = f"--group {how}: {_count(len(set(keys)), 'group')}"
         return keys, [printable(text + (f", {alone} files without it alone" if alone else ""))]
     lacking = [name for name in names if name not in how]

@@ -17,9 +17,7 @@ strangers share detail too, have to agree the better.
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,7 +49,9 @@ LEAST_PIXELS = 300  # of 1,024: a thumbnail that shows less is counted as showin
 LEAST_DETAIL = 0.6  # standard deviation of a picture's fine detail, in grey levels
 LEAST_CHROMA = 6.0  # root mean square of chroma below which a picture is grey, in levels
 LARGEST_DIFFERENCE = 12  # of the 189 signs of short looks; strangers differ in about 90
-BATCH = 512  # pairs registered at a time
+BRIDGES = 4  # pairs a file, at most, that are tried by way of a third
+BATCH = 512  # pairs registered at a time by a thread, which takes 80 MB
+THREADS = min(4, os.cpu_count() or 1)
 
 
 def describe(image: Image.Image) -> bytes:
@@ -91,7 +91,7 @@ def near_copies(looks: Sequence[bytes], labels: Sequence[int] | Ints) -> tuple[I
     found.add(*_first_maps(features, _candidates(features)), coarse=True)
     for _ in range(2):  # two copies of a third start from the maps to it, one after the other
         found.add(*found.bridges(), coarse=False)
-    return found.result()
+    return found.pairs, found.margin
 
 
 def features_of(looks: Sequence[bytes]) -> Floats:
@@ -273,7 +273,7 @@ class _Pictures:
         """
         parts = range(0, len(pairs), BATCH)
         work = [(pairs[first : first + BATCH], maps[first : first + BATCH]) for first in parts]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets go of the interpreter
+        with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the interpreter
             done = list(pool.map(lambda part: self._register(*part, coarse=coarse), work))
         return np.concatenate([maps[:0], *(found for found, _ in done)]), np.concatenate(
             [np.empty(0, np.float32), *(agreement for _, agreement in done)]
@@ -312,48 +312,57 @@ class _Pictures:
 
 
 class _Found:
-    """The near copies found so far, each with the map that lays one over the other."""
+    """The likely copies found so far: pairs in order, by how much they exceed, and their maps."""
 
     def __init__(self, pictures: _Pictures, asked: Floats) -> None:
         self._pictures, self._asked = pictures, asked
-        self._margin: dict[tuple[int, int], float] = {}
-        self._maps: dict[tuple[int, int], Floats] = {}
+        self.pairs = np.empty((0, 2), np.int64)
+        self.margin = np.empty(0, np.float32)
+        self._maps = np.empty((0, 2, 3), np.float32)
 
     def add(self, pairs: Ints, maps: Floats, *, coarse: bool) -> None:
+        """Register pairs and keep those that are likely, each with the best of its maps."""
         maps, agreement = self._pictures.register(pairs, maps, coarse=coarse)
         margin = agreement - self._asked[pairs].max(1, initial=0)
-        good = margin >= -DOUBT
-        pairs, maps, margin = pairs[good], maps[good], margin[good]
-        back = _inverse(maps)
-        for row, (i, j) in enumerate(pairs.tolist()):
-            if margin[row] > self._margin.get((i, j), -1):
-                self._margin[i, j] = float(margin[row])
-                self._maps[i, j], self._maps[j, i] = maps[row], back[row]
+        likely = margin >= -DOUBT
+        pairs = np.concatenate([self.pairs, pairs[likely]])
+        margin = np.concatenate([self.margin, margin[likely]])
+        maps = np.concatenate([self._maps, maps[likely]])
+        best = self._best_of_each(pairs, margin)
+        self.pairs, self.margin, self._maps = pairs[best], margin[best], maps[best]
 
     def bridges(self) -> tuple[Ints, Floats]:
-        """Pairs not sure yet that share a sure copy, and the maps over the best such copy."""
-        beside: dict[int, list[tuple[float, int]]] = defaultdict(list)
-        sure = {pair: margin for pair, margin in self._margin.items() if margin >= 0}
-        for (i, j), margin in sure.items():
-            beside[i].append((-margin, j))
-            beside[j].append((-margin, i))
-        best: dict[tuple[int, int], tuple[float, int]] = {}
-        for middle, others in beside.items():
-            for (a, i), (b, j) in combinations(sorted(others)[:32], 2):
-                pair = (i, j) if i < j else (j, i)
-                if pair not in sure:
-                    way = (max(a, b), middle)
-                    best[pair] = min(best.get(pair, way), way)
-        pairs = np.array(sorted(best), np.int64).reshape(-1, 2)
-        there = [self._maps[i, best[i, j][1]] for i, j in pairs.tolist()]
-        back = [self._maps[best[i, j][1], j] for i, j in pairs.tolist()]
-        shape = (-1, 2, 3)
-        return pairs, _chain(np.array(there).reshape(shape), np.array(back).reshape(shape))
+        """Pairs not sure yet that share a sure copy, and the maps by way of the best such copy.
 
-    def result(self) -> tuple[Ints, Floats]:
-        pairs = sorted(self._margin)
-        margin = [self._margin[pair] for pair in pairs]
-        return np.array(pairs, np.int64).reshape(-1, 2), np.array(margin, np.float32)
+        No more than ``BRIDGES`` a file, so that a thousand frames of one scene do no harm.
+        """
+        sure = self.margin >= 0
+        pairs, margin, maps = self.pairs[sure], self.margin[sure], self._maps[sure]
+        middle, other = np.concatenate([pairs, pairs[:, ::-1]]).T
+        margin, maps = np.tile(margin, 2), np.concatenate([maps, _inverse(maps)])
+        order = np.lexsort((-margin, middle))
+        _, first, count = np.unique(middle[order], return_index=True, return_counts=True)
+        one, two = np.triu_indices(CANDIDATES, 1)  # of the best neighbours of each middle
+        there = two < count[:, None]
+        start = order[(first[:, None] + one)[there]]
+        end = order[(first[:, None] + two)[there]]
+        start, end = np.where(other[start] < other[end], (start, end), (end, start))
+        found = np.stack([other[start], other[end]], axis=1)
+        new = ~np.isin(self._keys(found), self._keys(pairs))
+        start, end, found = start[new], end[new], found[new]
+        weakest = np.minimum(margin[start], margin[end])
+        best = self._best_of_each(found, weakest)
+        best = best[np.argsort(-weakest[best], kind="stable")][: BRIDGES * len(self._asked)]
+        return found[best], _chain(_inverse(maps[start[best]]), maps[end[best]])
+
+    def _keys(self, pairs: Ints) -> Ints:
+        return pairs[:, 0] * len(self._asked) + pairs[:, 1]
+
+    def _best_of_each(self, pairs: Ints, margin: Floats) -> Ints:
+        """Where the best of each pair stands, in the order of pairs."""
+        keys = self._keys(pairs)
+        order = np.lexsort((-margin, keys))
+        return order[np.unique(keys[order], return_index=True)[1]]
 
 
 def _asked(pictures: _Pictures, features: Floats, labels: Ints) -> Floats:

@@ -1,4 +1,4 @@
-"""Which file plays which role: whole groups to train, val and test, or to folds; ``split.csv``.
+"""Which file plays which role: whole groups to train, val and test, or to folds; the tables.
 
 What is random here is the order of SHA-256 digests of seed and group, so the same folder and seed
 give the same split on every machine and with every version of every library.
@@ -154,7 +154,7 @@ def read_split(path: Path) -> list[SplitRow]:
     where = printable(str(path))
     rows: list[SplitRow] = []
     seen: dict[str, int] = {}
-    for line, cells in _table(path):
+    for line, cells in _table(path, needed=("path", "role")):
         name, role = cells["path"], cells["role"].strip().lower()
         role = ALIASES.get(role, role)
         if role not in ROLES:
@@ -168,6 +168,21 @@ def read_split(path: Path) -> list[SplitRow]:
     if not rows:
         raise DataError(f"{where} lists no file; write it with `inceptcli split DATA -o {where}`")
     return rows
+
+
+def read_groups(path: Path) -> dict[str, str]:
+    """Read a user's groups, columns path and group: name -> group, as ``groups.group`` takes it.
+
+    Raises:
+        DataError: It is not CSV in UTF-8, lacks a column, or gives a path two groups.
+    """
+    found: dict[str, str] = {}
+    for line, cells in _table(path, needed=("path", "group")):
+        name, group = cells["path"].removeprefix("./"), cells["group"]
+        if found.setdefault(name, group) != group:
+            twice = f"{path} line {line}: {name} is in {found[name]} already; keep one of the two"
+            raise DataError(printable(twice))
+    return found
 
 
 def match_split(
@@ -284,7 +299,7 @@ def _filled(sizes: Ints, wanted: Ints) -> Ints:
     return role
 
 
-def _table(path: Path) -> list[tuple[int, Mapping[str, str]]]:
+def _table(path: Path, *, needed: Sequence[str]) -> list[tuple[int, Mapping[str, str]]]:
     """(line, column -> text) for each row of a user's CSV file."""
     where = printable(str(path))
     try:
@@ -295,9 +310,10 @@ def _table(path: Path) -> list[tuple[int, Mapping[str, str]]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"cannot read {where} as CSV in UTF-8: {why}") from error
-    for needed in ("path", "role"):
-        if header.count(needed) != 1:
-            raise DataError(f"{where} needs one column {needed!r}; a split has {','.join(COLUMNS)}")
+    for column in needed:
+        if header.count(column) != 1:
+            has = printable(", ".join(header)) or "none"
+            raise DataError(f"{where} needs one column {column!r} in its first line; it has {has}")
     table: list[tuple[int, Mapping[str, str]]] = []
     for line, row in rows:
         cells = list(row.values())
