@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     Indices = npt.NDArray[np.int64]
 
-CHANGED = "changed"  # the reason of a file that was replaced after it was looked at
 _PROGRESS_SECONDS = 0.2
 
 
@@ -262,7 +261,7 @@ class PixelStore:
             facts = self.facts[index]
             if looked.reason is None and facts and facts.content_sha256 != looked.content_sha256:
                 looked = replace(
-                    looked, pixels=None, reason=CHANGED, detail="not the file it was before"
+                    looked, pixels=None, reason=Reason.CHANGED, detail="not the file it was before"
                 )
             yield index, looked
 

@@ -132,6 +132,7 @@ class Reason(StrEnum):
     FLOAT_PIXELS = "float-pixels"
     DECODER_CRASH = "decoder-crash"
     DECODER_TIMEOUT = "decoder-timeout"
+    CHANGED = "changed"  # replaced after it was looked at
 
 
 class RejectedImage(Exception):  # noqa: N818 - a finding about a file, not a fault of the program

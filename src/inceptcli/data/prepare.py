@@ -18,13 +18,14 @@ from inceptcli.data.cache import PixelStore, Reading, Survey, survey
 from inceptcli.data.check import Check, check
 from inceptcli.data.folder import Dataset, Rejected, reject, scan
 from inceptcli.data.groups import Grouping, group, grouping_line
-from inceptcli.data.labels import listed, match_labels
+from inceptcli.data.labels import listed
 from inceptcli.data.machine import default_workers
 from inceptcli.data.reader import Facts, PixelSpec, never
 from inceptcli.data.split import (
     assign_roles,
     group_names,
     match_split,
+    read_groups,
     read_split,
     write_split,
 )
@@ -213,7 +214,7 @@ def _grouping(usable: Dataset, facts: Sequence[Facts | None], config: DataConfig
     known = [fact for fact in facts if fact is not None]
     how: str | dict[str, str] = config.group
     if config.group_file is not None:
-        how = read_groups(config.group_file, names, root=usable.root)
+        how = read_groups(config.group_file)
     return group(
         names,
         [each.label for each in usable.samples],
@@ -224,23 +225,14 @@ def _grouping(usable: Dataset, facts: Sequence[Facts | None], config: DataConfig
     )
 
 
-def read_groups(path: Path, names: Sequence[str], *, root: Path) -> dict[str, str]:
-    """The user's own groups: a CSV of path and group, matched with files as labels are.
-
-    Raises:
-        DataError: The file cannot be read, or lacks a photograph.
-    """
-    found, _ = match_labels(path, names, root=root)
-    return found
-
-
 def _roles(usable: Dataset, grouping: Grouping, config: DataConfig, *, divide: bool) -> list[str]:
     """The role of each usable photograph: from a split, from the folders, or made here."""
     samples = usable.samples
     labels = np.array([each.label for each in samples], np.int64)
     if config.split is not None:
+        bad = {each.name for each in usable.rejected}  # the split may list them, it is no fault
+        rows = [row for row in read_split(config.split) if row.name not in bad]
         class_names = [usable.classes[label] for label in labels]
-        rows = read_split(config.split)
         found = match_split(rows, [each.name for each in samples], class_names)
         return [NO_ROLE if row is None else row.role for row in found]
     given = [each.role or NO_ROLE for each in samples]
