@@ -17,7 +17,8 @@ def fold_batch_norm(model: Net) -> Net:
     In evaluation ``y = g (Wx + b - m) / s + h`` is a convolution with weights ``g W / s`` and
     bias ``g (b - m) / s + h``; the answers differ from the original's by rounding alone.
     """
-    folded = copy.deepcopy(model).eval()
+    folded = copy.deepcopy(model)
+    folded.eval()
     for sequence in [part for part in folded.modules() if isinstance(part, nn.Sequential)]:
         _fold_sequence(sequence)
     return folded
