@@ -90,6 +90,16 @@ def test_a_second_train_into_the_folder_is_refused(
     assert (trained / "best_model.pth").read_bytes() == before
 
 
+def test_a_finished_run_has_nothing_to_resume(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """K10."""
+    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+    assert call("train", "--resume", trained) == 0
+    assert "nothing to do" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
+
+
 def test_the_same_seed_gives_the_same_weights(photos: Path, tmp_path: Path) -> None:
     """N2: identical but for the seconds."""
     for name in ("a", "b"):
@@ -254,11 +264,20 @@ def test_mistakes_are_told_in_a_line(
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("--tree",), ("--blocks",), ("--markdown",), ("--blocks", "--json")]
+    ("words", "shown"),
+    [
+        ((), "inception_block"),
+        (("--tree",), "(inception3a): inception_block("),
+        (("--blocks",), "3a     256x28x28"),
+        (("--markdown",), "| 193 | Softmax | 4 | 0 | 0 |"),
+        (("--blocks", "--json"), '"inception5b"'),
+    ],
 )
-def test_summary_prints(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_prints(
+    words: tuple[str, ...], shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call("summary", *words) == 0
-    assert "inception" in capsys.readouterr().out
+    assert shown in capsys.readouterr().out
 
 
 def test_summary_json_has_the_documented_keys(capsys: pytest.CaptureFixture[str]) -> None:

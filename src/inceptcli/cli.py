@@ -18,7 +18,7 @@ from inceptcli import __version__, console, show
 from inceptcli.config import Arch, DataConfig, TrainConfig, one_of, resolve
 from inceptcli.errors import DataError, InceptcliError, PartialError, UsageError
 from inceptcli.files import write_csv
-from inceptcli.runfolder import LAST, RUNS, SPLIT, latest_run, read_settings
+from inceptcli.runfolder import LAST, METRICS, RUNS, SPLIT, latest_run, read_settings
 
 if TYPE_CHECKING:
     from inceptcli.data.layout import Link
@@ -620,6 +620,10 @@ def train(
     typed = _settings(ctx, TrainConfig)
     if resume is not None:
         config, sources = _resumed(resume, typed)
+        if not typed and config.output is not None and (config.output / METRICS).exists():
+            console.say("nothing to do: this training is finished; evaluate and predict use it")
+            console.result(str(config.output))
+            return
     elif root is None:
         raise UsageError("train: which photographs? give a folder, as in: inceptcli train data/")
     else:

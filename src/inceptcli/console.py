@@ -106,11 +106,19 @@ def print_table(
             console.print(Text(f"| {' | '.join(cells)} |"))
         return
     if console.is_terminal:
-        table = Table(box=box.SIMPLE_HEAD, title=Text(title, style="bold") if title else None)
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+            title=Text(title, style="bold") if title else None,
+        )
         table.title_justify = "left"
         for index, name in enumerate(columns):
             table.add_column(
-                Text(name), justify="left" if index < left else "right", overflow="fold"
+                Text(name),
+                justify="left" if index < left else "right",
+                overflow="fold",
+                no_wrap=index >= left,  # a number is never broken
             )
         for row in body:
             table.add_row(*row)

@@ -64,17 +64,16 @@ def blocks(rows: Sequence[BlockRow], *, as_json: bool, markdown: bool) -> None:
         values = [asdict(row) | {"widths": row.widths._asdict()} for row in rows]
         console.print_json({"blocks": values})
         return
-    heads = ("block", "output", "1x1", "3x3 reduce", "3x3", "5x5 reduce", "5x5", "pool proj")
-    savings = ("parameters", "mult-adds", "3x3 saves", "5x5 saves")
+    heads = ("block", "output", "1x1", "3x3 red.", "3x3", "5x5 red.", "5x5", "pool proj.")
     console.print_table(
-        heads + savings,
+        (*heads, "parameters", "mult-adds", "3x3 saves", "5x5 saves"),
         [
             (
-                row.name,
+                row.name.removeprefix("inception"),  # 3a ... 5b, as the paper's table has them
                 _shape(row.output_shape),
                 *row.widths[1:],
                 row.parameters,
-                row.mult_adds,
+                f"{row.mult_adds / 1e6:.1f} M",
                 _saved(row.three),
                 _saved(row.five),
             )
@@ -83,10 +82,8 @@ def blocks(rows: Sequence[BlockRow], *, as_json: bool, markdown: bool) -> None:
         left=2,
         markdown=markdown,
     )
-    console.say(
-        "saves: the part of the parameters (and of the mult-adds) that a 1x1 reduction with the "
-        "convolution after it does without, against that convolution alone"
-    )
+    console.say("red.: the 1x1 reduction before a larger convolution")
+    console.say("saves: part of the parameters, and of the mult-adds, that the two do without")
 
 
 def weights_file(weights: Weights, *, as_json: bool, markdown: bool) -> None:
@@ -359,9 +356,9 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _saved(part: Reduction) -> str:
-    parameters = 1 - part.parameters / part.parameters_without
-    mult_adds = 1 - part.mult_adds / part.mult_adds_without
-    return f"{parameters:.0%} ({mult_adds:.0%})"
+    parameters = f"{1 - part.parameters / part.parameters_without:.0%}"
+    mult_adds = f"{1 - part.mult_adds / part.mult_adds_without:.0%}"
+    return parameters if parameters == mult_adds else f"{parameters}, {mult_adds}"
 
 
 def _short(value: object) -> str:

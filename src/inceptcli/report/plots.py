@@ -59,7 +59,7 @@ def confusion(
         axes.set_xticks(range(len(columns)), _names(columns), rotation=45, ha="right")
         axes.set_yticks(range(len(rows)), _names(rows))
         for (row, column), count in np.ndenumerate(matrix):
-            colour = "white" if share[row, column] > 0.5 else "black"
+            colour = "white" if share[row, column] > 0.5 else "black" if count else "#999999"
             axes.text(column, row, f"{count:,}", ha="center", va="center", color=colour)
     figure.colorbar(image, ax=axes, label="part of the true class", shrink=0.8)
     return _png(figure)
@@ -80,7 +80,7 @@ def reliability(before: Sequence[Any], after: Sequence[Any], *, title: str) -> b
     axes.set(title=title, xlabel="probability of the answer", ylabel="part that is right")
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower right")
     return _png(figure)
 
 
