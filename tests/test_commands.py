@@ -140,6 +140,19 @@ def test_evaluate_gives_the_documented_keys(
     assert np.sum(figures["confusion"]) == figures["images"]
 
 
+def test_what_was_trained_on_is_said(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = trained / "best_model.pth"
+    assert call("evaluate", "-m", weights, "--role", "all", "--json") == 0
+    seen = json.loads(capsys.readouterr().out)["trained_on"]
+    roles = {row["path"]: row["role"] for row in read(trained / "split.csv")}
+    assert {path for path, role in roles.items() if role == "train"} <= set(seen["paths"])
+    photo = trained.parent / "photos" / seen["paths"][0]
+    assert call("predict", photo, "-m", weights, "--jsonl") == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["trained_on"] == "copy"
+    assert "1 of 1 inputs, or near copies of them, were trained on" in output.err
+
+
 def test_inputs_that_fail_have_rows_and_an_exit_code(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -227,6 +227,10 @@ def evaluation(result: Evaluation, *, as_json: bool) -> None:
     if figures.binary is not None:
         rows += _binary(figures.binary)
     title = f"{figures.images:,} photographs of role {result.role}"
+    if result.trained_on is None:
+        console.say("whether the network was trained on some of these photographs is unknown")
+    elif result.trained_on.any():
+        rows.append(_without_seen(result))
     if figures.groups != figures.images:
         title += f" in {figures.groups:,} groups"
     console.print_table(("figure", "value"), rows, title=title, left=2)
@@ -239,6 +243,17 @@ def evaluation(result: Evaluation, *, as_json: bool) -> None:
     )
     console.print_confusion(figures.confusion, [c.name for c in figures.classes], figures.outputs)
     _mistakes(result)
+
+
+def _without_seen(result: Evaluation) -> tuple[str, str]:
+    """The accuracy on what the network has not seen in training, and a warning."""
+    seen = result.trained_on
+    assert seen is not None  # noqa: S101 - the caller has looked
+    text = f"{seen.sum():,} of {len(seen):,} photographs, or near copies of them, were trained on"
+    console.warn(text)
+    if seen.all():
+        return "accuracy without them", "-"
+    return "accuracy without them", _figure(result.subset(~seen).figures, "accuracy")
 
 
 def _mistakes(result: Evaluation, most: int = 5) -> None:
@@ -291,6 +306,7 @@ def prediction_json(row: Prediction) -> dict[str, Any]:
         "probability": best[1],
         "top": [list(pair) for pair in row.top],
         "uncertain": row.uncertain,
+        "trained_on": row.trained_on,
         "error": row.error,
     }
 
@@ -315,12 +331,14 @@ class Tally:
 
     inputs: int = 0
     failed: int = 0
+    seen: int = 0
 
     def count(self, rows: Iterable[Prediction]) -> Iterator[Prediction]:
         """Hand the rows on."""
         for row in rows:
             self.inputs += 1
             self.failed += row.error is not None
+            self.seen += bool(row.trained_on)
             yield row
 
     def check(self) -> None:
@@ -330,6 +348,10 @@ class Tally:
             DataError: None could be read.
             PartialError: Some could not.
         """
+        if self.seen:
+            console.warn(
+                f"{self.seen} of {self.inputs} inputs, or near copies of them, were trained on"
+            )
         if self.failed == self.inputs:
             raise DataError(f"none of {self.inputs} inputs could be read; see the rows above")
         if self.failed:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from inceptcli import __version__
 from inceptcli.config import DataConfig
+from inceptcli.data.fingerprints import trained_on
 from inceptcli.data.prepare import Photos
 from inceptcli.engine.calibration import Bin, reliability
 from inceptcli.engine.device import Device
@@ -44,6 +45,8 @@ class Evaluation:
         temperature: What probabilities are computed with; 1 for none.
         positive: The class that a test is for, or None.
         seed: Of the intervals' bootstrap.
+        trained_on: (N,) whether the network saw the photograph or a near copy of it in training;
+            None when its file does not say.
         rejected: Files of the data folder that could not be read.
         weights: The weights file and its digest.
     """
@@ -58,6 +61,7 @@ class Evaluation:
     temperature: float
     positive: str | None
     seed: int
+    trained_on: npt.NDArray[np.bool_] | None
     rejected: int
     weights: dict[str, str | None]
 
@@ -72,6 +76,17 @@ class Evaluation:
             temperature=self.temperature,
             positive=self.positive,
             seed=self.seed,
+        )
+
+    def subset(self, chosen: npt.NDArray[np.bool_]) -> Evaluation:
+        """The evaluation of some of the photographs."""
+        return replace(
+            self,
+            names=tuple(name for name, keep in zip(self.names, chosen, strict=True) if keep),
+            labels=self.labels[chosen],
+            groups=self.groups[chosen],
+            logits=self.logits[chosen],
+            trained_on=None if self.trained_on is None else self.trained_on[chosen],
         )
 
     def at(self, temperature: float) -> Evaluation:
@@ -115,7 +130,19 @@ class Evaluation:
             "weights": self.weights,
             "rejected": self.rejected,
             "temperature": self.temperature,
+            "trained_on": self._seen(),
             **self.figures.to_json(),
+        }
+
+    def _seen(self) -> dict[str, Any] | None:
+        """How many photographs the network was trained on, which, and accuracy without them."""
+        if self.trained_on is None:
+            return None
+        unseen = self.subset(~self.trained_on) if self.trained_on.any() else self
+        return {
+            "images": int(self.trained_on.sum()),
+            "paths": [name for name, seen in zip(self.names, self.trained_on, strict=True) if seen],
+            "accuracy_without": unseen.figures.accuracy if unseen.names else None,
         }
 
 
@@ -157,9 +184,19 @@ def evaluate(
         temperature=loaded.temperature,
         positive=positive,
         seed=seed,
+        trained_on=_trained_on(loaded, photos, answers.which),
         rejected=len(photos.rejected),
         weights={"path": str(loaded.weights.path), "digest": loaded.weights.digest},
     )
+
+
+def _trained_on(
+    loaded: Loaded, photos: Photos, which: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_] | None:
+    if loaded.memory is None:
+        return None
+    facts = [fact for fact in (photos.facts[i] for i in which) if fact is not None]
+    return trained_on(loaded.memory, [f.content_sha256 for f in facts], [f.look for f in facts])
 
 
 def default_role(photos: Photos) -> str:

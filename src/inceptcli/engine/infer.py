@@ -14,11 +14,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from inceptcli.data.fingerprints import Memory, Seen
 from inceptcli.data.loader import normalise
 from inceptcli.data.prepare import Photos
 from inceptcli.data.reader import Looked, PixelSpec, read
 from inceptcli.engine.device import Device
-from inceptcli.errors import UsageError
+from inceptcli.errors import UsageError, WeightsError
 from inceptcli.files import printable
 from inceptcli.model.fold import fold_batch_norm
 from inceptcli.model.inception import build
@@ -65,6 +66,7 @@ class Loaded:
         temperature: What logits are divided by before the softmax.
         threshold: Probability below which an answer is uncertain; 0 when none is stored.
         spec: How a picture becomes the network's input.
+        memory: Of its training photographs; None when the file has none.
     """
 
     weights: Weights
@@ -74,6 +76,7 @@ class Loaded:
     temperature: float
     threshold: float
     spec: PixelSpec
+    memory: Memory | None
 
 
 def load_network(path: Path, *, classes: Sequence[str] = (), raw: bool = False) -> Loaded:
@@ -111,7 +114,17 @@ def load_network(path: Path, *, classes: Sequence[str] = (), raw: bool = False) 
         temperature=1.0 if raw or record is None else record.temperature or 1.0,
         threshold=(record.threshold or 0.0) if record is not None else 0.0,
         spec=PixelSpec(weights.image_size, weights.resize),
+        memory=_memory(weights),
     )
+
+
+def _memory(weights: Weights) -> Memory | None:
+    if weights.fingerprints is None:
+        return None
+    try:
+        return Memory(weights.fingerprints)
+    except ValueError as error:
+        raise WeightsError(f"{printable(str(weights.path))}: {error}; get it anew") from error
 
 
 class Answers(NamedTuple):
@@ -177,12 +190,15 @@ class Prediction:
         top: Class names with their probabilities, largest first; empty when there is an error.
         error: Why it could not be read ("reason: detail"), or None.
         uncertain: Whether the largest probability is below the threshold.
+        trained_on: "copy" or "near" when the network saw the file or a near copy in training,
+            "" when not, None when that is unknown.
     """
 
     path: str
     top: tuple[tuple[str, float], ...] = ()
     error: str | None = None
     uncertain: bool = False
+    trained_on: Seen | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +235,8 @@ def predict(
             if each.error is None:
                 yield Path(each.path)
 
-    looked = read(paths(), spec, workers=question.workers)
+    facts = loaded.memory is not None
+    looked = read(paths(), spec, workers=question.workers, want_facts=facts)
     while batch := list(islice(looked, BATCH_SIZE)):
         answers = iter(_probabilities(batch, classifier, loaded.temperature))
         for item in batch:
@@ -229,7 +246,8 @@ def predict(
             if item.pixels is None:
                 yield Prediction(path, error=f"{item.reason}: {item.detail}")
             else:
-                yield _prediction(path, next(answers), loaded.outputs, question)
+                seen = _seen(loaded.memory, item)
+                yield _prediction(path, next(answers), loaded.outputs, question, seen)
     for each in waiting:
         yield Prediction(each.path, error=each.error)
 
@@ -243,9 +261,19 @@ def _probabilities(batch: list[Looked], classifier: Classifier, temperature: flo
     return torch.softmax(logits.double() / temperature, dim=1)
 
 
+def _seen(memory: Memory | None, item: Looked) -> Seen | None:
+    if memory is None or item.facts is None:
+        return None
+    return memory.seen(item.facts.content_sha256, item.facts.look)
+
+
 def _prediction(
-    path: str, probabilities: Tensor, outputs: Sequence[str], question: Question
+    path: str,
+    probabilities: Tensor,
+    outputs: Sequence[str],
+    question: Question,
+    seen: Seen | None,
 ) -> Prediction:
     values, order = probabilities.topk(min(question.topk, len(outputs)))
     top = tuple((outputs[i], p) for i, p in zip(order.tolist(), values.tolist(), strict=True))
-    return Prediction(path, top, uncertain=top[0][1] < question.threshold)
+    return Prediction(path, top, uncertain=top[0][1] < question.threshold, trained_on=seen)

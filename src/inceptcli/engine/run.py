@@ -14,6 +14,7 @@ import torch
 
 from inceptcli import __version__
 from inceptcli.config import TrainConfig
+from inceptcli.data.fingerprints import MOST, make_fingerprints
 from inceptcli.data.folder import check_output
 from inceptcli.data.prepare import Photos, prepare, write_manifest
 from inceptcli.data.reader import StoppingError
@@ -118,7 +119,7 @@ def set_up(
         described=resume.describe_photos(photos),
         run_dir=run_dir,
         record=_record(config, photos, device, outputs),
-        fingerprints=None,
+        fingerprints=_fingerprints(photos, emit) if config.fingerprints else None,
         stop=stop,
         emit=emit,
     )
@@ -200,6 +201,13 @@ def _shown(t: Training, sources: Mapping[str, str]) -> dict[str, tuple[str, str]
 
 def _text(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _fingerprints(photos: Photos, emit: Emit) -> bytes:
+    facts = [fact for fact in (photos.facts[i] for i in photos.indices("train")) if fact]
+    if len(facts) > MOST:
+        emit(Notice(f"the weights remember a sample of the {len(facts):,} training photographs"))
+    return make_fingerprints([f.content_sha256 for f in facts], [f.look for f in facts])
 
 
 def _record(config: TrainConfig, photos: Photos, device: Device, outputs: int) -> Record:

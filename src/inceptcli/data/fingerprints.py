@@ -1,0 +1,65 @@
+"""What a weights file remembers of its training photographs, and whether it has seen one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from inceptcli.data.looks import SHORT_LOOK_BYTES, find_short, short_look
+
+CONTENT_BYTES = 8  # of a file's SHA-256: two of a million files agree by chance once in 10^7 sets
+MOST = 8_000_000 // (CONTENT_BYTES + SHORT_LOOK_BYTES)  # files remembered: 250,000 in 8 MB
+Flags = npt.NDArray[np.bool_]
+Seen = Literal["copy", "near", ""]
+
+
+def make_fingerprints(content: Sequence[bytes], looks: Sequence[bytes]) -> bytes:
+    """Remember files by content and look, 32 bytes each.
+
+    Args:
+        content: SHA-256 of each file's bytes.
+        looks: What each looks like, as ``looks.describe`` makes it.
+
+    Returns:
+        The first 8 bytes of every digest, then the short looks; of more than ``MOST`` files only
+        every second, third, ... one.
+    """
+    chosen = range(0, len(content), -(-len(content) // MOST) or 1)
+    digests = b"".join(content[i][:CONTENT_BYTES] for i in chosen)
+    return digests + b"".join(short_look(looks[i]) for i in chosen)
+
+
+class Memory:
+    """Fingerprints, ready to be asked.
+
+    Args:
+        fingerprints: As ``make_fingerprints`` gives them.
+
+    Raises:
+        ValueError: Their length is none that it gives.
+    """
+
+    def __init__(self, fingerprints: bytes) -> None:
+        count, rest = divmod(len(fingerprints), CONTENT_BYTES + SHORT_LOOK_BYTES)
+        if rest:
+            raise ValueError(f"{len(fingerprints)} bytes are no whole number of fingerprints")
+        split = count * CONTENT_BYTES
+        self._digests = {
+            fingerprints[at : at + CONTENT_BYTES] for at in range(0, split, CONTENT_BYTES)
+        }
+        self._shorts = fingerprints[split:]
+
+    def seen(self, content: bytes, look: bytes) -> Seen:
+        """Whether the network was trained on this very file, on a near copy of it, or neither."""
+        if content[:CONTENT_BYTES] in self._digests:
+            return "copy"
+        return "near" if bool(find_short(look, self._shorts).any()) else ""
+
+
+def trained_on(memory: Memory, content: Sequence[bytes], looks: Sequence[bytes]) -> Flags:
+    """(N,) bool: which files a network has seen in training, as copies or near copies."""
+    pairs = zip(content, looks, strict=True)
+    return np.array([memory.seen(digest, look) != "" for digest, look in pairs], np.bool_)
