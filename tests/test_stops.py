@@ -1,0 +1,334 @@
+"""Trainings that are stopped, killed, damaged or diverge: real processes, real signals."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import ROOT, draw
+from inceptcli.cli import main
+from inceptcli.config import TrainConfig
+from inceptcli.engine import run as engine
+from inceptcli.engine import train as loop
+from inceptcli.errors import DataError, DivergedError, OutputError, WeightsError
+from inceptcli.events import Event, StateSaved, Warned
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INCEPTCLI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(ENVIRONMENT, "INCEPTCLI_CACHE", str(tmp_path / "cache"))
+
+
+def draw_pairs(root: Path) -> Path:
+    for label, name in enumerate(("cat", "dog")):
+        for index in range(12):
+            draw(root / name / f"{index:02d}.png", seed=100 * label + index, label=label)
+    return root
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Two classes of 12 drawn pictures: five steps of four an epoch."""
+    return draw_pairs(tmp_path / "pairs")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed; its pictures are those of ``pairs``."""
+    place = tmp_path_factory.mktemp("whole")
+    engine.run(settings(draw_pairs(place / "pairs"), place / "run", cache="ram"))
+    return place / "run"
+
+
+def settings(root: Path, output: Path, **more: Any) -> TrainConfig:
+    base: dict[str, Any] = {"epochs": 2, "image_size": 32, "batch_size": 4, "workers": 0}
+    return TrainConfig(root=root, output=output, group="none", save_minutes=0, **(base | more))
+
+
+def command(root: Path, output: Path, *more: str) -> list[str]:
+    words = [
+        "--epochs",
+        "3",
+        "--img-size",
+        "32",
+        "-b",
+        "4",
+        "-j",
+        "0",
+        "--group",
+        "none",
+        "--save-minutes",
+        "0",
+    ]
+    return [sys.executable, "-m", "inceptcli", "train", str(root), "-o", str(output), *words, *more]
+
+
+def last(run: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(run / "last.pth", weights_only=True)
+    return state
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    """Weights, optimizer, best epoch and history are equal to the bit but for the seconds."""
+    ours, theirs = last(one), last(other)
+    assert all(torch.equal(ours["model"][key], theirs["model"][key]) for key in ours["model"])
+    for a, b in zip(
+        ours["optimizer"]["state"].values(), theirs["optimizer"]["state"].values(), strict=True
+    ):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    for part in ("best_epoch", "best_score"):
+        assert ours["progress"][part] == theirs["progress"][part]
+    rows = [
+        [{**row, "seconds": 0} for row in state["progress"]["history"]] for state in (ours, theirs)
+    ]
+    assert rows[0] == rows[1]
+    best = [torch.load(run / "best_model.pth", weights_only=True) for run in (one, other)]
+    assert all(torch.equal(best[0][key], best[1][key]) for key in best[0])
+
+
+class StopHere(Exception):  # noqa: N818 - no fault: where the test wants it to stop
+    """Raised by a test in the middle of a training, as a crash would be."""
+
+
+def stop_after(epoch: int, step: int) -> Any:
+    def emit(event: Event) -> None:
+        if event == StateSaved(epoch, step):
+            raise StopHere
+
+    return emit
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [(1, 1)],
+        [(2, 0)],
+        [(1, 2), (2, 4)],
+        *(pytest.param([place], marks=pytest.mark.slow) for place in ((1, 5), (2, 1), (2, 5))),
+    ],
+)
+def test_resume_is_exact_wherever_it_stopped(
+    places: list[tuple[int, int]], pairs: Path, whole: Path, tmp_path: Path
+) -> None:
+    """N1: first step, mid-epoch, last step, after the epoch, next epoch's first, twice in a row."""
+    for count, place in enumerate(places):
+        with pytest.raises(StopHere):
+            engine.run(
+                settings(pairs, tmp_path / "broken", workers=count),
+                resuming=count > 0,
+                emit=stop_after(*place),
+            )
+    engine.run(settings(pairs, tmp_path / "broken"), resuming=True)
+    assert_equal(whole, tmp_path / "broken")
+
+
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, "0"), (signal.SIGTERM, "2")])
+def test_a_signal_ends_in_good_order(
+    number: signal.Signals, workers: str, pairs: Path, tmp_path: Path
+) -> None:
+    """S1: to the whole group, with workers: a durable state, the command to go on, 130 or 143."""
+    words = command(pairs, tmp_path / "run", "--epochs", "500", "-j", workers)
+    words[words.index("-j") + 1] = workers
+    process = subprocess.Popen(
+        words, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_for(tmp_path / "run" / "last.prev.pth", process)
+    started = time.monotonic()
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert time.monotonic() - started < 10
+    assert "Traceback" not in errors
+    assert "go on with: inceptcli train --resume" in errors.splitlines()[-1]
+    position = re.search(r"stopped at epoch (\d+), step (\d+)", errors)
+    assert position is not None
+    progress = last(tmp_path / "run")["progress"]
+    assert [progress["epoch"], progress["step"]] == [int(part) for part in position.groups()]
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(1200):
+        if path.exists():
+            return
+        assert process.poll() is None, "the training ended before it could be disturbed"
+        time.sleep(0.05)
+    raise AssertionError(f"{path} never came")
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from inceptcli.config import TrainConfig
+from inceptcli.engine.run import run
+from inceptcli.events import StateSaved
+config = TrainConfig(root=Path(sys.argv[1]), output=Path(sys.argv[2]), epochs=2, image_size=32,
+    batch_size=4, workers=0, group="none", save_minutes=0)
+def emit(event):
+    if isinstance(event, StateSaved):
+        os.write(1, f"{event.epoch} {event.step}\\n".encode())
+run(config, resuming=(Path(sys.argv[2]) / "last.prev.pth").exists(), emit=emit)
+"""
+
+
+def kill_at_random(pairs: Path, whole: Path, tmp_path: Path, *, times: int) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    dice = random.Random(7)
+    run, kills = tmp_path / "killed", 0
+    while kills < times:
+        words = [sys.executable, str(script), str(pairs), str(run)]
+        process = subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        acknowledged = (0, 0)
+        for _ in range(dice.randrange(1, 6)):
+            line = process.stdout.readline()
+            if not line:
+                break
+            acknowledged = (int(line.split()[0]), int(line.split()[1]))
+        time.sleep(dice.random() * 0.15)
+        process.kill()
+        rest = process.stdout.read().split(b"\n")
+        process.stdout.close()
+        process.wait()
+        for line in rest[:-1]:
+            acknowledged = (int(line.split()[0]), int(line.split()[1]))
+        if acknowledged == (0, 0):
+            continue
+        kills += 1
+        saved, _ = engine.resume.load(run)
+        assert (saved.progress.epoch, saved.progress.step) >= acknowledged
+        if saved.progress.epoch > 2:
+            engine.run(settings(pairs, run), resuming=True)
+            assert_equal(whole, run)
+            for path in run.iterdir():
+                path.unlink()
+
+
+def test_a_killed_training_never_loses_what_was_saved(
+    pairs: Path, whole: Path, tmp_path: Path
+) -> None:
+    """W1, short form: SIGKILL at random moments, a save every step."""
+    kill_at_random(pairs, whole, tmp_path, times=3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_two_hundred_kills(pairs: Path, whole: Path, tmp_path: Path) -> None:
+    """W1."""
+    kill_at_random(pairs, whole, tmp_path, times=200)
+
+
+def test_the_newest_valid_state_is_used(pairs: Path, whole: Path, tmp_path: Path) -> None:
+    """K9: a damaged last.pth gives way to the one before it; all damaged is exit 4."""
+    with pytest.raises(StopHere):
+        engine.run(settings(pairs, tmp_path / "run"), emit=stop_after(2, 3))
+    state = tmp_path / "run" / "last.pth"
+    data = bytearray(state.read_bytes())
+    data[1000] ^= 4
+    state.write_bytes(data)
+    said: list[Event] = []
+    engine.run(settings(pairs, tmp_path / "run"), resuming=True, emit=said.append)
+    assert any(isinstance(event, Warned) and "last.pth" in event.text for event in said)
+    assert_equal(whole, tmp_path / "run")
+    for name in ("last.pth", "last.prev.pth"):
+        (tmp_path / "run" / name).write_bytes(b"torn")
+    with pytest.raises(WeightsError, match=r"last\.pth.*last\.prev\.pth"):
+        engine.run(settings(pairs, tmp_path / "run"), resuming=True)
+
+
+def test_changed_photographs_and_settings_are_refused(pairs: Path, tmp_path: Path) -> None:
+    """K10."""
+    with pytest.raises(StopHere):
+        engine.run(settings(pairs, tmp_path / "run"), emit=stop_after(1, 2))
+    with pytest.raises(DataError, match=r"--lr was 0\.001, is 0\.01"):
+        engine.run(settings(pairs, tmp_path / "run", lr=0.01), resuming=True)
+    draw(pairs / "cat" / "00.png", seed=999, label=2)
+    draw(pairs / "dog" / "new.png", seed=998, label=1)
+    split = tmp_path / "run" / "split.csv"
+    with pytest.raises(DataError, match="1 photographs are new; 1 photographs are of other"):
+        engine.run(settings(pairs, tmp_path / "run", split=split), resuming=True)
+    engine.run(settings(pairs, tmp_path / "run", split=split), resuming=True, allow_change=True)
+
+
+@pytest.mark.parametrize("where", ["loss", "buffer", "optimizer"])
+def test_divergence_is_noticed_and_reaches_no_file(
+    where: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """N4: exit 6 that names the step; last and best files stay finite."""
+    step = loop.train_step
+
+    def poisoned(training: Any, batch: Any, *, total: int) -> Any:
+        losses, correct = step(training, batch, total=total)
+        if (training.progress.epoch, training.progress.step) == (2, 2):
+            if where == "loss":
+                losses = losses * float("nan")
+            elif where == "buffer":
+                training.model.inception3a.branch1[1].running_mean[0] = float("inf")
+            else:
+                slots = next(iter(training.optimizer.state.values()))
+                slots["exp_avg"][0] = float("nan")
+        return losses, correct
+
+    monkeypatch.setattr(loop, "train_step", poisoned)
+    with pytest.raises(DivergedError, match="epoch 2, step 3") as caught:
+        engine.run(settings(pairs, tmp_path / "run"))
+    assert caught.value.exit_code == 6
+    state = last(tmp_path / "run")
+    assert all(bool(part.isfinite().all()) for part in state["model"].values())
+
+
+def test_an_absurd_learning_rate_is_exit_6(pairs: Path, tmp_path: Path) -> None:
+    """N4."""
+    words = command(pairs, tmp_path / "run", "--lr", "1e20")[3:]
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 6
+
+
+def test_a_failed_save_is_told_and_tried_again(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W2 by injection: in the middle a warning, at the end exit 5; nothing of before is lost."""
+    from inceptcli import files
+
+    replace, failing = files.system.replace, [False]
+
+    def full(source: Any, target: Any) -> None:
+        if failing[0] and "last.pth" in str(target):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(files.system, "replace", full)
+    said: list[Event] = []
+
+    def emit(event: Event) -> None:
+        said.append(event)
+        failing[0] = sum(isinstance(each, StateSaved) for each in said) == 2 and (
+            sum(isinstance(each, Warned) for each in said) < 2
+        )
+
+    engine.run(settings(pairs, tmp_path / "run"), emit=emit)
+    assert any(isinstance(event, Warned) and "No space left" in event.text for event in said)
+    assert last(tmp_path / "run")["progress"]["epoch"] == 3
+
+    def always(event: Event) -> None:
+        failing[0] = failing[0] or (isinstance(event, StateSaved) and event.epoch == 2)
+
+    failing[0] = False
+    with pytest.raises(OutputError, match="No space left"):
+        engine.run(settings(pairs, tmp_path / "other"), emit=always)
+    saved, _ = engine.resume.load(tmp_path / "other")
+    assert saved.progress.epoch == 2
