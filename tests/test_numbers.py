@@ -167,3 +167,17 @@ def test_two_processes_give_the_losses_of_one(photos: Path, tmp_path: Path) -> N
     ]
     for key, value in states[0].items():
         torch.testing.assert_close(value, states[1][key], atol=1e-4, rtol=1e-3)
+
+
+def test_under_torchrun_one_process_speaks(photos: Path, tmp_path: Path) -> None:
+    """The command itself: one table, one run folder, whoever else computes."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    words += ["--master-port", "29534", "-m", "inceptcli", "train", str(photos), "--epochs", "1"]
+    words += ["--img-size", "32", "-b", "12", "-j", "0", "-o", str(tmp_path / "run")]
+    done = subprocess.run(words, env=environment, timeout=200, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1] == str(tmp_path / "run")
+    assert len([line for line in lines if "1/1" in line]) == 1
+    assert (tmp_path / "run" / "curves.png").exists()

@@ -628,6 +628,7 @@ def train(
         raise UsageError("train: which photographs? give a folder, as in: inceptcli train data/")
     else:
         config, sources = resolve(recipe or "default", typed)
+    from inceptcli.engine.device import is_first_process
     from inceptcli.engine.forecast import forecast
     from inceptcli.engine.run import run
     from inceptcli.report.pictures import write_run
@@ -644,6 +645,8 @@ def train(
             allow_change=allow_change,
             emit=listener,
         )
+        if not is_first_process():
+            return
         write_run(result)
     show.training(result, as_json=as_json)
 

@@ -141,6 +141,11 @@ def choose_device(name: str, precision: str) -> Device:
     return Device(device, chosen, reason, rank, world)
 
 
+def is_first_process() -> bool:
+    """Whether this is the only process, or the one of torchrun's that prints and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def leave() -> None:
     """Part from torchrun's processes, if this is one of them."""
     if dist.is_available() and dist.is_initialized():
