@@ -429,7 +429,7 @@ def split(
     from inceptcli.data.layout import lay_out
     from inceptcli.data.prepare import check_photos, prepare, write_manifest
 
-    with console.Listener() as listener:
+    with console.Listener(show_roles=False) as listener:  # they are this command's result
         photos = prepare(config, keep_pixels=preview is not None, emit=listener)
     if output is not None:
         write_manifest(output, photos)

@@ -192,13 +192,17 @@ class Listener:
         rows_to_stdout: Whether a training's table of epochs is a result on stdout; with
             ``--json`` it is not, and goes to stderr.
         script_lines: Print the tutorial script's own line an epoch where stdout is no terminal.
+        show_roles: Print how many photographs have which role.
     """
 
-    def __init__(self, *, rows_to_stdout: bool = True, script_lines: bool = False) -> None:
+    def __init__(
+        self, *, rows_to_stdout: bool = True, script_lines: bool = False, show_roles: bool = True
+    ) -> None:
         self._err = stderr()
         self._out = stdout() if rows_to_stdout else self._err
         if self._out.is_terminal and self._err.is_terminal:
             self._out = self._err  # one console, so that the bar and the rows do not mix
+        self._show_roles = show_roles
         self._script_lines = script_lines and not self._out.is_terminal
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -229,8 +233,8 @@ class Listener:
             self._batch(event)
         elif isinstance(event, EpochDone):
             self._epoch(event)
-        elif isinstance(event, RolesReady):
-            self._roles(event)
+        elif isinstance(event, RolesReady) and self._show_roles:
+            print_roles(event.counts, console=self._err)
         elif isinstance(event, TrainingStarted):
             self._started(event)
 
@@ -266,9 +270,6 @@ class Listener:
         wait = f", waiting for data {event.wait_share:.0%}" if event.role == "train" else ""
         note = f"  {event.images_per_second:.1f} images/s{wait}"
         self._move(task, event.done, event.total, note)
-
-    def _roles(self, event: RolesReady) -> None:
-        print_roles(event.counts, console=self._err)
 
     def _started(self, event: TrainingStarted) -> None:
         self._epochs = event.epochs
