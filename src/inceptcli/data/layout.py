@@ -78,7 +78,7 @@ def folder_name(class_name: str) -> str:
     name = _UNSAFE.sub("_", class_name).strip(". ")
     encoded = name.encode("utf-8", "surrogateescape")[:_MAX_BYTES]
     name = encoded.decode("utf-8", "ignore")
-    if name == class_name and not _RESERVED.fullmatch(name):
+    if name and name == class_name and not _RESERVED.fullmatch(name):
         return name
     digest = hashlib.sha256(class_name.encode("utf-8", "surrogateescape")).hexdigest()
     return f"{name or 'class'}-{digest[:8]}"
