@@ -16,10 +16,10 @@ demo: $(VENV)/installed
 		$(DEMO)/digits/0/0000.png $(DEMO)/digits/1/0001.png $(DEMO)/digits/2/0002.png
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term
 
 test-all: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m ""
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m ""
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

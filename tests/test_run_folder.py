@@ -296,7 +296,7 @@ def test_a_killed_owners_lock_is_taken_over(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("pid", [1, os.getpid(), os.getppid()])
+@pytest.mark.parametrize("pid", [1, os.getpid(), os.getppid()], ids=["init", "own", "parent"])
 def test_a_lock_whose_number_went_to_another_process_is_taken_over(
     pid: int, tmp_path: Path
 ) -> None:
