@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from conftest import draw
 from inceptcli.cli import main
 from inceptcli.model.inception import InceptionV1
+from inceptcli.model.weights import load_weights
 
 RUN_FILES = {
     *("best_model.pth", "last.pth", "last.prev.pth", "config.json", "split.csv", "rejected.csv"),
@@ -151,6 +153,47 @@ def test_what_was_trained_on_is_said(trained: Path, capsys: pytest.CaptureFixtur
     output = capsys.readouterr()
     assert json.loads(output.out)["trained_on"] == "copy"
     assert "1 of 1 inputs, or near copies of them, were trained on" in output.err
+
+
+def test_evaluate_compares_and_finds_a_threshold(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, rival = tmp_path / "copy.pth", tmp_path / "rival.pth"
+    weights.write_bytes((trained / "best_model.pth").read_bytes())
+    torch.manual_seed(1)
+    torch.save(InceptionV1(3).state_dict(), rival)
+    photos = trained.parent / "photos"
+    words = ("evaluate", photos, "-m", weights, "--against", weights)
+    assert call(*words, "--json") == 0
+    found = json.loads(capsys.readouterr().out)["against"]
+    assert found["difference"] == 0
+    assert found["interval"][0] < 0 < found["interval"][1]
+    assert found["differ"] == []
+    assert call(*words) == 0
+    assert "comparison" in capsys.readouterr().out
+
+    own = ("evaluate", "-m", trained / "best_model.pth", "--min-precision", 0.34)
+    assert call(*own, "--json") == 0
+    abstention = json.loads(capsys.readouterr().out)["abstention"]
+    assert abstention["images"] == 6
+    assert 0 <= abstention["coverage"] <= 1
+    assert call("evaluate", "-m", rival, "--save") == 2
+
+
+def test_a_stored_threshold_marks_what_is_uncertain(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    weights, photo = run / "best_model.pth", trained.parent / "photos" / "cat" / "00.png"
+    assert call("evaluate", "-m", weights, "--min-precision", 0.34, "--save") == 0
+    stored = load_weights(weights).record
+    assert stored is not None
+    assert stored.threshold is not None
+    capsys.readouterr()
+    for threshold, uncertain in ((1.0, True), (0.0, False)):
+        assert call("predict", photo, "-m", weights, "--jsonl", "--threshold", threshold) == 0
+        assert json.loads(capsys.readouterr().out)["uncertain"] is uncertain
 
 
 def test_inputs_that_fail_have_rows_and_an_exit_code(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
@@ -17,6 +17,7 @@ import typer
 from inceptcli import __version__, console, show
 from inceptcli.config import Arch, DataConfig, TrainConfig, one_of, resolve
 from inceptcli.errors import DataError, InceptcliError, PartialError, UsageError
+from inceptcli.events import Emit, silent
 from inceptcli.files import write_csv
 from inceptcli.runfolder import LAST, METRICS, RUNS, SPLIT, latest_run, read_settings
 
@@ -695,6 +696,19 @@ def evaluate(
             help="Write metrics.json, predictions.csv and confusion.png there.",
         ),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="OTHER", help="Compare with these weights on the same photographs."),
+    ] = None,
+    min_precision: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, max=1.0, help="Find on val the probability above which so many are right."
+        ),
+    ] = None,
+    save: Annotated[
+        bool, typer.Option("--save", help="With --min-precision: store it for predict.")
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit 8 when a photograph could not be read.")
     ] = False,
@@ -714,32 +728,54 @@ def evaluate(
     chosen = _classes(class_names, classes_from)
     class_map = dict(_pair("--map", text) for text in mapped or [])
     given = _settings(ctx, DataConfig)
-    from inceptcli.data.prepare import prepare
+    if save and min_precision is None:
+        raise UsageError("--save stores what --min-precision finds; give that as well")
+    from inceptcli.data.prepare import Photos, prepare
     from inceptcli.engine import evaluate as engine
     from inceptcli.engine.device import choose_device
-    from inceptcli.engine.infer import load_network
+    from inceptcli.engine.infer import Loaded, load_network
 
     loaded = load_network(engine.find_weights(model), classes=chosen, raw=raw)
     console.say(f"weights: {loaded.weights.path}")
     config = engine.photos_config(loaded.weights, given)
     _keep_outside(config.root, output)
+    chosen_device = choose_device(device or "auto", precision or "auto")
     with console.Listener() as listener:
-        photos = prepare(config, to_learn=False, divide=config.split is not None, emit=listener)
+
+        def photos_for(network: Loaded, emit: Emit) -> Photos:
+            seen = replace(config, image_size=network.spec.image_size, resize=network.spec.resize)
+            return prepare(seen, to_learn=False, divide=config.split is not None, emit=emit)
+
+        def measure(network: Loaded, photos: Photos, role: str) -> engine.Evaluation:
+            return engine.evaluate(
+                network,
+                photos,
+                role,
+                chosen_device,
+                class_map=class_map,
+                positive=positive,
+                emit=listener,
+            )
+
+        photos = photos_for(loaded, listener)
         role = role or engine.default_role(photos)
-        result = engine.evaluate(
-            loaded,
-            photos,
-            role,
-            choose_device(device or "auto", precision or "auto"),
-            class_map=class_map,
-            positive=positive,
-            emit=listener,
-        )
+        result = measure(loaded, photos, role)
+        extras: dict[str, Any] = {}
+        if against is not None:
+            rival = load_network(against, classes=chosen, raw=raw)
+            other = measure(rival, photos_for(rival, silent), role)
+            extras["against"] = engine.compare_models(result, other)
+        if min_precision is not None:
+            val = measure(loaded, photos, "val")
+            threshold = engine.choose_threshold(val, min_precision=min_precision)
+            extras["abstention"] = result.abstention(threshold)
+            if save:
+                engine.save_threshold(loaded.weights, threshold)
     if output is not None:
         from inceptcli.report.pictures import write_evaluation
 
         write_evaluation(output, result)
-    show.evaluation(result, as_json=as_json)
+    show.evaluation(result, as_json=as_json, **extras)
     if strict and result.rejected:
         raise PartialError(f"{result.rejected} photographs could not be read")
 
