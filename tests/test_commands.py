@@ -384,3 +384,19 @@ def test_resume_goes_on_bit_for_bit(photos: Path, tmp_path: Path) -> None:
     two = torch.load(tmp_path / "broken" / "last.pth", weights_only=True)
     assert all(torch.equal(one["model"][key], two["model"][key]) for key in one["model"])
     assert whole.best_epoch == two["progress"]["best_epoch"]
+
+
+def test_the_cache_is_listed_and_cleared(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("split", photos, "--preview", tmp_path / "a.png", "-j", 0) == 0
+    capsys.readouterr()
+    assert call("cache", "list", "--json") == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert [entry["pictures"] for entry in entries] == [60]
+    assert call("cache") == 0
+    assert "224x224" in capsys.readouterr().out
+    assert call("cache", "clear") == 0
+    assert "removed" in capsys.readouterr().out
+    assert call("cache", "size", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["bytes"] == 0

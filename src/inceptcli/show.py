@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from inceptcli import console
@@ -12,6 +13,7 @@ from inceptcli.errors import DataError, PartialError
 from inceptcli.files import printable
 
 if TYPE_CHECKING:  # torch and its weight stay away until a command needs them
+    from inceptcli.data.cache_folder import CacheEntry
     from inceptcli.data.check import Check, Shapes
     from inceptcli.data.prepare import Photos
     from inceptcli.engine.calibration import Abstention
@@ -376,6 +378,27 @@ def csv_rows(rows: Iterable[Prediction], topk: int) -> Iterator[list[object]]:
         pairs: list[object] = [part for pair in row.top for part in pair]
         pairs += [None] * (2 * topk - len(pairs))
         yield [row.path, *pairs[:2], int(row.uncertain), row.error, *pairs[2:]]
+
+
+def cache(entries: Sequence[CacheEntry], *, as_json: bool) -> None:
+    """What is cached, by size and way of fitting."""
+    if as_json:
+        console.print_json([asdict(entry) for entry in entries])
+        return
+    console.print_table(
+        ("pixels", "resize", "pictures", "MB", "last used"),
+        [
+            (
+                f"{entry.image_size}x{entry.image_size}",
+                entry.resize,
+                entry.pictures,
+                f"{entry.bytes / 2**20:,.1f}",
+                datetime.fromtimestamp(entry.last_used).strftime("%Y-%m-%d %H:%M"),
+            )
+            for entry in entries
+        ],
+        left=2,
+    )
 
 
 @dataclass
