@@ -843,10 +843,11 @@ def predict(
     from inceptcli.data.image import MAX_MEGAPIXELS
     from inceptcli.data.machine import default_workers
 
+    alone = len(paths) == 1 and Path(paths[0]).is_file()  # not worth a process of its own
     question = infer.Question(
         topk=topk,
         threshold=threshold if threshold is not None else loaded.threshold,
-        workers=default_workers() if workers is None else workers,
+        workers=(0 if alone else default_workers()) if workers is None else workers,
         max_megapixels=max_megapixels or MAX_MEGAPIXELS,
     )
     rows = infer.predict(
