@@ -240,6 +240,29 @@ def test_split_writes_a_manifest_that_train_takes(
     assert call("train", tmp_path / "laid", "--epochs", 1, *SMALL, "-o", "run2") == 0
 
 
+def test_copies_across_roles_and_classes_are_told(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A user's own split: a copy of a training picture in test, and one in another class."""
+    names = ("train/cat/a.png", "train/dog/b.png", "val/cat/c.png", "val/dog/d.png")
+    for seed, name in enumerate(names):
+        draw(tmp_path / "own" / name, seed=seed, label=seed % 2)
+    (tmp_path / "own" / "test" / "cat").mkdir(parents=True)
+    shutil.copy(tmp_path / "own" / "train/cat/a.png", tmp_path / "own" / "test/cat/z.png")
+    shutil.copy(tmp_path / "own" / "val/cat/c.png", tmp_path / "own" / "val/dog/e.png")
+    words = ("split", tmp_path / "own", "-j", 0)
+    assert call(*words) == 0
+    said = capsys.readouterr().err
+    assert "1 of 1 test images have a copy or relative in train" in said
+    assert "1 pairs of copies lie in two classes" in said
+    assert call(*words, "--check", "--strict", "--suspects", tmp_path / "s.png") == 3
+    output = capsys.readouterr()
+    assert "train/cat/a.png" in output.err
+    assert "suspicious pairs" in output.out
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.size[0] > 300
+
+
 def test_dry_run_writes_nothing(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
