@@ -241,7 +241,7 @@ def test_split_writes_a_manifest_that_train_takes(
 
 
 def test_copies_across_roles_and_classes_are_told(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A user's own split: a copy of a training picture in test, and one in another class."""
     names = ("train/cat/a.png", "train/dog/b.png", "val/cat/c.png", "val/dog/d.png")
@@ -254,7 +254,7 @@ def test_copies_across_roles_and_classes_are_told(
     assert call(*words) == 0
     said = capsys.readouterr().err
     assert "1 of 1 test images have a copy or relative in train" in said
-    assert "1 pairs of copies lie in two classes" in said
+    assert "1 pair of copies lies in two classes: val/cat/c.png and val/dog/e.png" in said
     assert call(*words, "--check", "--strict", "--suspects", tmp_path / "s.png") == 3
     output = capsys.readouterr()
     assert "train/cat/a.png" in output.err
