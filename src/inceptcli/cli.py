@@ -328,7 +328,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead
 @app.command()
 def summary(
     weights: Annotated[
-        Path | None, typer.Argument(metavar="[WEIGHTS]", help="Describe this weights file.")
+        Path | None, typer.Argument(metavar="WEIGHTS", help="Describe this weights file.")
     ] = None,
     classes: Annotated[int, typer.Option(min=1, max=1_000_000, help="Outputs.")] = 4,
     image_size: Annotated[
@@ -455,7 +455,9 @@ def train(
     ctx: typer.Context,
     root: Annotated[
         Path | None,
-        typer.Argument(metavar="DATA", help="Folder of class folders, or of train/ val/ [test/]."),
+        typer.Argument(
+            metavar="DATA", help="Folder of class folders, or of train/, val/ and test/."
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -657,7 +659,7 @@ def evaluate(
     ctx: typer.Context,
     root: Annotated[
         Path | None,
-        typer.Argument(metavar="[DATA]", help="Labelled photographs. Without it: the run's own."),
+        typer.Argument(metavar="DATA", help="Labelled photographs. Without it: the run's own."),
     ] = None,
     model: Weights = None,
     role: Annotated[
