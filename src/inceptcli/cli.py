@@ -787,7 +787,7 @@ def predict(
     paths: Annotated[
         list[str],
         typer.Argument(
-            metavar="PATH...", help="Files, folders, patterns, or - for a list on stdin."
+            metavar="PATH", help="Files, folders, patterns, or - for a list on stdin."
         ),
     ],
     model: Weights = None,
