@@ -19,7 +19,7 @@ from inceptcli.config import Arch, DataConfig, TrainConfig, one_of, resolve
 from inceptcli.errors import DataError, InceptcliError, PartialError, UsageError
 from inceptcli.events import Emit, silent
 from inceptcli.files import write_csv
-from inceptcli.runfolder import LAST, METRICS, RUNS, SPLIT, latest_run, read_settings
+from inceptcli.runfolder import FOLDS, LAST, METRICS, RUNS, SPLIT, latest_run, read_settings
 
 if TYPE_CHECKING:
     from inceptcli.data.layout import Link
@@ -136,13 +136,15 @@ def _keep_outside(root: Path, *outputs: Path | None) -> None:
 
 def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, str]]:
     """The settings of a run to go on with, and what was typed on top of them."""
-    folder = latest_run(Path(RUNS), having=LAST) if run == "latest" else Path(run)
+    folder = latest_run(Path(RUNS), LAST, FOLDS) if run == "latest" else Path(run)
     if folder is None:
         raise UsageError(f"--resume latest: there is no run in {RUNS}/; name a run folder")
     stored = read_settings(folder)
-    here = {"output": folder, "split": folder / SPLIT, "overwrite": False}
+    settings = stored | typed | {"output": folder, "overwrite": False}
+    if not (settings.get("folds") or settings.get("repeats")):
+        settings["split"] = folder / SPLIT
     sources = dict.fromkeys(stored, "the run") | dict.fromkeys(typed, "option")
-    return TrainConfig.from_json(stored | typed | here), sources
+    return TrainConfig.from_json(settings), sources
 
 
 def _show_version(wanted: bool) -> None:
@@ -554,6 +556,24 @@ def train(
     group: Group = None,
     group_file: GroupFile = None,
     seed: Seed = None,
+    folds: Annotated[
+        int | None,
+        _option(
+            "--folds",
+            panel=TRAINING,
+            metavar="K",
+            help="Train K times, each time tested on another part of the photographs.",
+        ),
+    ] = None,
+    repeats: Annotated[
+        int | None,
+        _option(
+            "--repeats",
+            panel=TRAINING,
+            metavar="R",
+            help="Train R times (with --folds: R times all folds) with the seeds from --seed on.",
+        ),
+    ] = None,
     follow_links: FollowLinks = None,
     allow_empty: AllowEmpty = None,
     max_bad: MaxBad = None,
@@ -631,6 +651,11 @@ def train(
         raise UsageError("train: which photographs? give a folder, as in: inceptcli train data/")
     else:
         config, sources = resolve(recipe or "default", typed)
+    if config.folds or config.repeats:
+        if dry_run or allow_change:
+            raise UsageError("--folds and --repeats go with neither --dry-run nor --allow-change")
+        _train_folds(config, sources, resuming=resume is not None, as_json=as_json)
+        return
     from inceptcli.engine.device import is_first_process
     from inceptcli.engine.forecast import forecast
     from inceptcli.engine.run import run
@@ -652,6 +677,20 @@ def train(
             return
         write_run(result)
     show.training(result, as_json=as_json)
+
+
+def _train_folds(
+    config: TrainConfig, sources: dict[str, str], *, resuming: bool, as_json: bool
+) -> None:
+    from inceptcli.engine.folds import run_folds
+    from inceptcli.report.pictures import write_run
+
+    script_lines = config.recipe == "tutorial"
+    with console.Listener(rows_to_stdout=not as_json, script_lines=script_lines) as listener:
+        result = run_folds(
+            config, sources=sources, resuming=resuming, after=write_run, emit=listener
+        )
+    show.folds(result, as_json=as_json)
 
 
 @app.command()
@@ -786,9 +825,7 @@ def evaluate(
 def predict(
     paths: Annotated[
         list[str],
-        typer.Argument(
-            metavar="PATH", help="Files, folders, patterns, or - for a list on stdin."
-        ),
+        typer.Argument(metavar="PATH", help="Files, folders, patterns, or - for a list on stdin."),
     ],
     model: Weights = None,
     recursive: Annotated[

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # torch and its weight stay away until a command needs them
     from inceptcli.engine.conclude import TrainResult
     from inceptcli.engine.evaluate import Evaluation
     from inceptcli.engine.figures import BinaryFigures, Figures
+    from inceptcli.engine.folds import FoldsResult
     from inceptcli.engine.forecast import Forecast
     from inceptcli.engine.infer import Prediction
     from inceptcli.model.summary import BlockRow, LayerTable, MeasuredMemory, Reduction
@@ -192,6 +193,28 @@ def training(result: TrainResult, *, as_json: bool) -> None:
         )
     else:
         rows.append(("test accuracy (looked at once)", _figure(test, "accuracy")))
+    console.print_table(("", "figure"), rows, left=2)
+    console.result(str(result.run))
+
+
+def folds(result: FoldsResult, *, as_json: bool) -> None:
+    """What several trainings came to; the last line is the run folder."""
+    if as_json:
+        console.print_json(result.to_json())
+        return
+    pooled = result.pooled
+    console.print_table(
+        ("training", "val accuracy", "test accuracy"),
+        [(part.name, part.val, part.test) for part in result.parts],
+    )
+    if result.role == "val":
+        console.say("no test role: the figures are of val, by which the epochs were chosen")
+    low, high = pooled.interval
+    rows = [
+        (f"mean {result.role} accuracy of {pooled.folds} trainings", f"{pooled.mean:.4f}"),
+        ("standard deviation over them", "-" if pooled.std is None else f"{pooled.std:.4f}"),
+        ("accuracy over all their images", f"{pooled.accuracy:.4f}  {_interval(low, high)}"),
+    ]
     console.print_table(("", "figure"), rows, left=2)
     console.result(str(result.run))
 
@@ -445,8 +468,11 @@ def _figure(figures: Figures | BinaryFigures, name: str) -> str:
     if value is None:
         return "-"
     interval = figures.intervals.get(name)
-    note = f"  (95 % interval {interval.low:.4f} to {interval.high:.4f})" if interval else ""
-    return f"{value:.4f}{note}"
+    return f"{value:.4f}" + (f"  {_interval(*interval)}" if interval else "")
+
+
+def _interval(low: float, high: float) -> str:
+    return f"(95 % interval {low:.4f} to {high:.4f})"
 
 
 def _shape(shape: Sequence[int]) -> str:

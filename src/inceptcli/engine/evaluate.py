@@ -274,7 +274,7 @@ def find_weights(given: Path | None) -> Path:
     """
     if given is not None:
         return given
-    run = latest_run(Path(RUNS), having=BEST)
+    run = latest_run(Path(RUNS), BEST)
     if run is None:
         raise WeightsError("no weights: runs/ holds no trained network; train one or give -m FILE")
     return run / BEST

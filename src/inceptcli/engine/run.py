@@ -254,12 +254,14 @@ def _claimed(
         yield lock
 
 
-def prepare_photos(config: TrainConfig, device: Device, stop: StopRequest, emit: Emit) -> Photos:
+def prepare_photos(
+    config: TrainConfig, device: Device, stop: StopRequest, emit: Emit, *, divide: bool = True
+) -> Photos:
     """The photographs; the first process looks first, the others then find its cache."""
     if not device.is_first:
         device.wait()
     try:
-        photos = prepare(config, emit=emit, stopping=lambda: bool(stop))
+        photos = prepare(config, divide=divide, emit=emit, stopping=lambda: bool(stop))
     except StoppingError as error:
         raise StoppedError(
             "stopped before the first step; nothing was saved", stop.signum or 0
