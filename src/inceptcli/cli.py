@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
@@ -17,6 +17,7 @@ import typer
 from inceptcli import __version__, console, show
 from inceptcli.config import Arch, DataConfig, TrainConfig, one_of, resolve
 from inceptcli.errors import DataError, InceptcliError, PartialError, UsageError
+from inceptcli.events import Emit, silent
 from inceptcli.files import write_csv
 from inceptcli.runfolder import FOLDS, LAST, METRICS, RUNS, SPLIT, latest_run, read_settings
 
@@ -329,7 +330,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead
 @app.command()
 def summary(
     weights: Annotated[
-        Path | None, typer.Argument(metavar="[WEIGHTS]", help="Describe this weights file.")
+        Path | None, typer.Argument(metavar="WEIGHTS", help="Describe this weights file.")
     ] = None,
     classes: Annotated[int, typer.Option(min=1, max=1_000_000, help="Outputs.")] = 4,
     image_size: Annotated[
@@ -456,7 +457,9 @@ def train(
     ctx: typer.Context,
     root: Annotated[
         Path | None,
-        typer.Argument(metavar="DATA", help="Folder of class folders, or of train/ val/ [test/]."),
+        typer.Argument(
+            metavar="DATA", help="Folder of class folders, or of train/, val/ and test/."
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -695,7 +698,7 @@ def evaluate(
     ctx: typer.Context,
     root: Annotated[
         Path | None,
-        typer.Argument(metavar="[DATA]", help="Labelled photographs. Without it: the run's own."),
+        typer.Argument(metavar="DATA", help="Labelled photographs. Without it: the run's own."),
     ] = None,
     model: Weights = None,
     role: Annotated[
@@ -734,6 +737,19 @@ def evaluate(
             help="Write metrics.json, predictions.csv and confusion.png there.",
         ),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="OTHER", help="Compare with these weights on the same photographs."),
+    ] = None,
+    min_precision: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, max=1.0, help="Find on val the probability above which so many are right."
+        ),
+    ] = None,
+    save: Annotated[
+        bool, typer.Option("--save", help="With --min-precision: store it for predict.")
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit 8 when a photograph could not be read.")
     ] = False,
@@ -753,32 +769,54 @@ def evaluate(
     chosen = _classes(class_names, classes_from)
     class_map = dict(_pair("--map", text) for text in mapped or [])
     given = _settings(ctx, DataConfig)
-    from inceptcli.data.prepare import prepare
+    if save and min_precision is None:
+        raise UsageError("--save stores what --min-precision finds; give that as well")
+    from inceptcli.data.prepare import Photos, prepare
     from inceptcli.engine import evaluate as engine
     from inceptcli.engine.device import choose_device
-    from inceptcli.engine.infer import load_network
+    from inceptcli.engine.infer import Loaded, load_network
 
     loaded = load_network(engine.find_weights(model), classes=chosen, raw=raw)
     console.say(f"weights: {loaded.weights.path}")
     config = engine.photos_config(loaded.weights, given)
     _keep_outside(config.root, output)
+    chosen_device = choose_device(device or "auto", precision or "auto")
     with console.Listener() as listener:
-        photos = prepare(config, to_learn=False, divide=config.split is not None, emit=listener)
+
+        def photos_for(network: Loaded, emit: Emit) -> Photos:
+            seen = replace(config, image_size=network.spec.image_size, resize=network.spec.resize)
+            return prepare(seen, to_learn=False, divide=config.split is not None, emit=emit)
+
+        def measure(network: Loaded, photos: Photos, role: str) -> engine.Evaluation:
+            return engine.evaluate(
+                network,
+                photos,
+                role,
+                chosen_device,
+                class_map=class_map,
+                positive=positive,
+                emit=listener,
+            )
+
+        photos = photos_for(loaded, listener)
         role = role or engine.default_role(photos)
-        result = engine.evaluate(
-            loaded,
-            photos,
-            role,
-            choose_device(device or "auto", precision or "auto"),
-            class_map=class_map,
-            positive=positive,
-            emit=listener,
-        )
+        result = measure(loaded, photos, role)
+        extras: dict[str, Any] = {}
+        if against is not None:
+            rival = load_network(against, classes=chosen, raw=raw)
+            other = measure(rival, photos_for(rival, silent), role)
+            extras["against"] = engine.compare_models(result, other)
+        if min_precision is not None:
+            val = measure(loaded, photos, "val")
+            threshold = engine.choose_threshold(val, min_precision=min_precision)
+            extras["abstention"] = result.abstention(threshold)
+            if save:
+                engine.save_threshold(loaded.weights, threshold)
     if output is not None:
         from inceptcli.report.pictures import write_evaluation
 
         write_evaluation(output, result)
-    show.evaluation(result, as_json=as_json)
+    show.evaluation(result, as_json=as_json, **extras)
     if strict and result.rejected:
         raise PartialError(f"{result.rejected} photographs could not be read")
 
@@ -787,9 +825,7 @@ def evaluate(
 def predict(
     paths: Annotated[
         list[str],
-        typer.Argument(
-            metavar="PATH...", help="Files, folders, patterns, or - for a list on stdin."
-        ),
+        typer.Argument(metavar="PATH", help="Files, folders, patterns, or - for a list on stdin."),
     ],
     model: Weights = None,
     recursive: Annotated[
@@ -846,10 +882,11 @@ def predict(
     from inceptcli.data.image import MAX_MEGAPIXELS
     from inceptcli.data.machine import default_workers
 
+    alone = len(paths) == 1 and Path(paths[0]).is_file()  # not worth a process of its own
     question = infer.Question(
         topk=topk,
         threshold=threshold if threshold is not None else loaded.threshold,
-        workers=default_workers() if workers is None else workers,
+        workers=(0 if alone else default_workers()) if workers is None else workers,
         max_megapixels=max_megapixels or MAX_MEGAPIXELS,
     )
     rows = infer.predict(
@@ -893,6 +930,30 @@ def sample(
     count = write_sample(folder)
     console.say(f"{count} pictures of handwritten digits in 10 classes")
     console.result(str(folder))
+
+
+@app.command()
+def cache(
+    action: Annotated[
+        str, typer.Argument(metavar="size|list|clear", help="What to do with it.")
+    ] = "list",
+    as_json: Json = False,
+) -> None:
+    """Show or clear the cache of decoded pixels, which all commands share.
+
+    Example: inceptcli cache clear
+    """
+    one_of("cache", action, ("size", "list", "clear"))
+    from inceptcli.data import cache_folder
+
+    if action == "list":
+        show.cache(cache_folder.cache_list(), as_json=as_json)
+        return
+    count = cache_folder.cache_clear() if action == "clear" else cache_folder.cache_size()
+    if as_json:
+        console.print_json({"folder": str(cache_folder.default_cache_folder()), "bytes": count})
+        return
+    console.result(f"{count / 2**20:,.1f} MB{' removed' if action == 'clear' else ''}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from inceptcli import console
@@ -12,8 +13,11 @@ from inceptcli.errors import DataError, PartialError
 from inceptcli.files import printable
 
 if TYPE_CHECKING:  # torch and its weight stay away until a command needs them
+    from inceptcli.data.cache_folder import CacheEntry
     from inceptcli.data.check import Check, Shapes
     from inceptcli.data.prepare import Photos
+    from inceptcli.engine.calibration import Abstention
+    from inceptcli.engine.comparison import Comparison
     from inceptcli.engine.conclude import TrainResult
     from inceptcli.engine.evaluate import Evaluation
     from inceptcli.engine.figures import BinaryFigures, Figures
@@ -232,23 +236,27 @@ def forecast(result: Forecast, *, as_json: bool) -> None:
     console.say("nothing was written; times are measured on a few steps and will vary")
 
 
-def evaluation(result: Evaluation, *, as_json: bool) -> None:
-    """All figures of a model on a role's photographs."""
+def evaluation(
+    result: Evaluation,
+    *,
+    as_json: bool,
+    against: Comparison | None = None,
+    abstention: Abstention | None = None,
+) -> None:
+    """All figures of a model on a role's photographs, perhaps beside another model's."""
     if as_json:
-        console.print_json(result.to_json())
+        values = result.to_json()
+        if against is not None:
+            differ = [result.names[i] for i in against.differ]
+            values["against"] = asdict(against) | {"differ": differ}
+        if abstention is not None:
+            values["abstention"] = asdict(abstention)
+        console.print_json(values)
         return
     figures = result.figures
-    names = {
-        "accuracy": "accuracy",
-        "balanced_accuracy": "balanced accuracy",
-        "loss": "loss (cross-entropy)",
-        "macro_f1": "macro F1",
-        "auc": "ROC AUC (macro, one against the rest)",
-    }
-    rows = [(shown, _figure(figures, name)) for name, shown in names.items()]
-    rows += [(f"top-{k} accuracy", f"{value:.4f}") for k, value in figures.top_k.items()]
-    if figures.binary is not None:
-        rows += _binary(figures.binary)
+    rows = _figure_rows(figures)
+    if abstention is not None:
+        rows += _abstention(abstention)
     title = f"{figures.images:,} photographs of role {result.role}"
     if result.trained_on is None:
         console.say("whether the network was trained on some of these photographs is unknown")
@@ -266,6 +274,53 @@ def evaluation(result: Evaluation, *, as_json: bool) -> None:
     )
     console.print_confusion(figures.confusion, [c.name for c in figures.classes], figures.outputs)
     _mistakes(result)
+    if against is not None:
+        _comparison(result, against)
+    if figures.few_groups:
+        console.warn(f"{figures.groups} groups are too few for precise intervals")
+
+
+def _figure_rows(figures: Figures) -> list[tuple[str, str]]:
+    names = {
+        "accuracy": "accuracy",
+        "balanced_accuracy": "balanced accuracy",
+        "loss": "loss (cross-entropy)",
+        "macro_f1": "macro F1",
+        "auc": "ROC AUC (macro, one against the rest)",
+    }
+    rows = [(shown, _figure(figures, name)) for name, shown in names.items()]
+    rows += [(f"top-{k} accuracy", f"{value:.4f}") for k, value in figures.top_k.items()]
+    if figures.binary is not None:
+        rows += _binary(figures.binary)
+    before, after = figures.calibration.before, figures.calibration.after
+    rows.append(("calibration error, before and after", f"{before.ece:.4f}  {after.ece:.4f}"))
+    rows.append(("Brier score, before and after", f"{before.brier:.4f}  {after.brier:.4f}"))
+    return rows
+
+
+def _abstention(found: Abstention) -> list[tuple[str, str]]:
+    precision = "-" if found.precision is None else f"{found.precision:.4f}"
+    return [
+        ("answers kept above this probability", f"{found.threshold:.4f}"),
+        ("  part that is answered", f"{found.coverage:.4f}"),
+        ("  part of the answers that is right", precision),
+    ]
+
+
+def _comparison(result: Evaluation, found: Comparison, most: int = 10) -> None:
+    low, high = found.interval
+    rows = [
+        ("accuracy of this network", f"{found.accuracy_a:.4f}"),
+        ("accuracy of the other", f"{found.accuracy_b:.4f}"),
+        (
+            "the other less this",
+            f"{found.difference:+.4f}  (95 % interval {low:+.4f} to {high:+.4f})",
+        ),
+        (found.test, f"p = {found.p_value:.4f}"),
+        ("photographs that one alone has right", f"{len(found.differ):,}"),
+    ]
+    rows += [("", printable(result.names[i])) for i in found.differ[:most]]
+    console.print_table(("comparison", ""), rows, left=2)
 
 
 def _without_seen(result: Evaluation) -> tuple[str, str]:
@@ -346,6 +401,27 @@ def csv_rows(rows: Iterable[Prediction], topk: int) -> Iterator[list[object]]:
         pairs: list[object] = [part for pair in row.top for part in pair]
         pairs += [None] * (2 * topk - len(pairs))
         yield [row.path, *pairs[:2], int(row.uncertain), row.error, *pairs[2:]]
+
+
+def cache(entries: Sequence[CacheEntry], *, as_json: bool) -> None:
+    """What is cached, by size and way of fitting."""
+    if as_json:
+        console.print_json([asdict(entry) for entry in entries])
+        return
+    console.print_table(
+        ("pixels", "resize", "pictures", "MB", "last used"),
+        [
+            (
+                f"{entry.image_size}x{entry.image_size}",
+                entry.resize,
+                entry.pictures,
+                f"{entry.bytes / 2**20:,.1f}",
+                datetime.fromtimestamp(entry.last_used).strftime("%Y-%m-%d %H:%M"),
+            )
+            for entry in entries
+        ],
+        left=2,
+    )
 
 
 @dataclass

@@ -68,14 +68,15 @@ def run(
         with _claimed(run_dir, config, device, resuming) as lock:
             saved = _load_state(run_dir, emit) if resuming else None
             photos = prepare_photos(config, device, stop, emit)
-            training = set_up(config, photos, device, run_dir, stop, emit)
-            if saved is not None:
-                restore(training, saved, allow_change=allow_change)
-            if lock is not None and saved is None:
-                lock.clear()  # an earlier run's files, with --overwrite
-            _begin(training, sources or {})
-            fit(training)
-            return conclude(training)
+            with photos.store:
+                training = set_up(config, photos, device, run_dir, stop, emit)
+                if saved is not None:
+                    restore(training, saved, allow_change=allow_change)
+                elif lock is not None:
+                    lock.clear()  # an earlier run's files, with --overwrite
+                _begin(training, sources or {})
+                fit(training)
+                return conclude(training)
 
 
 def choose_folder(config: TrainConfig) -> Path:
