@@ -120,7 +120,8 @@ def _measured(place: Path, how: str, options: argparse.Namespace) -> tuple[Figur
         raise AssertionError("a split of three parts has a test role")
     photos = prepare(DataConfig(root=place / "new", **seen), to_learn=False, divide=False)
     loaded = load_network(trained.run / BEST)
-    real = evaluate(loaded, photos, "test", choose_device("auto", "auto"))
+    with photos.store:
+        real = evaluate(loaded, photos, "test", choose_device("auto", "auto"))
     say(f"--group {how}: {trained.photos.group_count} groups, {trained.seconds:.0f} s of training")
     return trained.test.figures, real.figures
 

@@ -162,6 +162,7 @@ def _begin(
     divided = []
     if config.folds is not None:
         photos = _photos(config, stop, emit)
+        photos.store.close()  # each training opens its own
         for start in range(0, len(parts), config.folds):
             divided += _divided(photos, parts[start : start + config.folds])
     lock.clear()
