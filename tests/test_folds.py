@@ -11,11 +11,13 @@ from statistics import fmean, stdev
 
 import numpy as np
 import pytest
+import torch
 
 from inceptcli.cli import main
 from inceptcli.config import TrainConfig
 from inceptcli.engine.folds import run_folds
 from inceptcli.engine.intervals import pool
+from inceptcli.engine.run import run
 from inceptcli.errors import DataError, OutputError, StoppedError, UsageError
 from inceptcli.events import EpochDone, Event, Notice
 
@@ -68,32 +70,32 @@ def test_folds_test_each_photograph_once_and_pool(
     words = ("train", photos, "--folds", 2, "--group-file", paired, *SMALL, "-o", "run")
     assert call(*words, "--json") == 0
     result = json.loads(capsys.readouterr().out)
-    run = tmp_path / "run"
+    folder = tmp_path / "run"
     tested: Counter[str] = Counter()
     rights, groups, accuracies = [], [], []
     for name in ("fold1", "fold2"):
-        rows = read(run / name / "split.csv")
+        rows = read(folder / name / "split.csv")
         group_of = {row["path"]: row["group"] for row in rows}
         role_of = {row["path"]: row["role"] for row in rows}
         assert len(rows) == 60
         assert len({(row["group"], row["role"]) for row in rows}) == 30, "no group straddles"
         assert Counter((row["class"], row["role"]) for row in rows)["cat", "test"] == 10
         assert {row["role"] for row in rows} == {"train", "val", "test"}
-        answers = read(run / name / "predictions.csv")
+        answers = read(folder / name / "predictions.csv")
         assert {row["path"] for row in answers} == {p for p in role_of if role_of[p] == "test"}
         tested.update(row["path"] for row in answers)
         rights.append([row["class"] == row["predicted"] for row in answers])
         groups.append([group_of[row["path"]] for row in answers])
         accuracies.append(float(np.mean(rights[-1])))
-        assert (run / name / "curves.png").exists()
-        assert json.loads((run / name / "metrics.json").read_text())["test"]["images"] == 30
+        assert (folder / name / "curves.png").exists()
+        assert json.loads((folder / name / "metrics.json").read_text())["test"]["images"] == 30
     assert set(tested.values()) == {1}
     assert len(tested) == 60
     assert [fold["test_accuracy"] for fold in result["folds"]] == pytest.approx(accuracies)
     assert result["mean"] == pytest.approx(fmean(accuracies))
     assert result["std"] == pytest.approx(stdev(accuracies))
     assert result["interval"] == pytest.approx(list(pool(rights, groups).interval))
-    assert result == json.loads((run / "folds.json").read_text())
+    assert result == json.loads((folder / "folds.json").read_text())
     assert call("train", "--resume", "run") == 0
     output = capsys.readouterr()
     assert output.out.splitlines()[-1] == "run"
@@ -102,7 +104,7 @@ def test_folds_test_each_photograph_once_and_pool(
 
 
 def test_a_stopped_fold_goes_on_and_finished_ones_are_left(photos: Path, tmp_path: Path) -> None:
-    """The figures are those of the unbroken run."""
+    """Weights and figures are those of the unbroken training."""
     config = settings(photos, tmp_path / "broken", folds=2, epochs=2)
     seen: list[int] = []
 
@@ -122,9 +124,16 @@ def test_a_stopped_fold_goes_on_and_finished_ones_are_left(photos: Path, tmp_pat
     assert Notice("fold1 is finished") in said
     after = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "broken" / "fold1").iterdir()}
     assert after == before
-    whole = run_folds(replace(config, output=tmp_path / "whole"))
-    assert broken.parts == whole.parts
-    assert broken.pooled == whole.pooled
+    split = tmp_path / "broken" / "fold2.csv"
+    whole = run(settings(photos, tmp_path / "whole", epochs=2, split=split))
+    assert whole.test is not None
+    assert broken.parts[1].val == whole.val.figures.accuracy
+    assert broken.parts[1].test == whole.test.figures.accuracy
+    one, two = (
+        torch.load(place / "last.pth", weights_only=True)["model"]
+        for place in (whole.run, broken.run / "fold2")
+    )
+    assert all(torch.equal(one[key], two[key]) for key in one)
 
 
 def test_a_fold_that_never_saved_begins_again(photos: Path, tmp_path: Path) -> None:
@@ -157,9 +166,9 @@ def test_repeats_have_other_seeds(
     words = ("train", photos, "--repeats", 2, "--group", "none", *SMALL, "--name", "r")
     assert call(*words) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "runs/r"
-    run = tmp_path / "runs" / "r"
+    folder = tmp_path / "runs" / "r"
     seeds = [
-        json.loads((run / name / "config.json").read_text())["settings"]["seed"]
+        json.loads((folder / name / "config.json").read_text())["settings"]["seed"]
         for name in ("repeat1", "repeat2")
     ]
     assert seeds == [42, 43]
