@@ -5,6 +5,7 @@ Nothing heavy is imported until a command needs it, so that ``--help`` answers a
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,13 @@ import typer
 
 from inceptcli import __version__, console, show
 from inceptcli.config import Arch, DataConfig, TrainConfig, one_of, resolve
-from inceptcli.errors import DataError, InceptcliError, PartialError, UsageError
+from inceptcli.errors import (
+    DataError,
+    InceptcliError,
+    PartialError,
+    UsageError,
+    is_out_of_memory,
+)
 from inceptcli.files import write_csv
 from inceptcli.runfolder import LAST, METRICS, RUNS, SPLIT, latest_run, read_settings
 
@@ -51,6 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
+    _open_missing()
     try:
         code = app([word for word in words if word != "--debug"], standalone_mode=False) or 0
         sys.stdout.flush()
@@ -58,10 +66,11 @@ def main(arguments: list[str] | None = None) -> None:
         code = _report(str(error), error.exit_code, debug=debug)
     except typer.TyperException as error:
         code = _report(_one_line(error.format_message()), error.exit_code, debug=debug)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # no second complaint
+    except (BrokenPipeError, SystemExit):  # the latter is Typer's answer to the former
+        _silence()
         code = 141
     except OSError as error:
+        _silence()
         code = _report(f"cannot write the results: {error.strerror or error}", 5, debug=debug)
     except KeyboardInterrupt:
         code = 130
@@ -69,8 +78,23 @@ def main(arguments: list[str] | None = None) -> None:
         text = (
             f"{type(error).__name__}: {error}; this is a bug: run again with --debug and report it"
         )
-        code = _report(text, 1, debug=debug)
+        code = 1
+        if is_out_of_memory(error):
+            text, code = "not enough memory; end other programs or use another --device", 7
+        code = _report(text, code, debug=debug)
     sys.exit(code)
+
+
+def _open_missing() -> None:
+    """Let what is printed to a closed stream go nowhere, and no file take its number."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+
+
+def _silence() -> None:
+    """Forget what stdout could not take, so that the end of the process does not try again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(text: str, code: int, *, debug: bool) -> int:
@@ -138,6 +162,8 @@ def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, st
     folder = latest_run(Path(RUNS), having=LAST) if run == "latest" else Path(run)
     if folder is None:
         raise UsageError(f"--resume latest: there is no run in {RUNS}/; name a run folder")
+    if typed.get("overwrite"):
+        raise UsageError("--resume goes on with a run, --overwrite replaces it; give one of them")
     stored = read_settings(folder)
     here = {"output": folder, "split": folder / SPLIT, "overwrite": False}
     sources = dict.fromkeys(stored, "the run") | dict.fromkeys(typed, "option")
@@ -746,6 +772,7 @@ def evaluate(
 
 @app.command()
 def predict(
+    ctx: typer.Context,
     paths: Annotated[
         list[str],
         typer.Argument(
@@ -796,6 +823,9 @@ def predict(
     Example: inceptcli predict image.jpg -m best_model.pth
     """
     one_of("--link", link, LINKS)
+    if threshold is not None and math.isnan(threshold):
+        raise UsageError("--threshold: nan is no number; give one from 0 to 1")
+    config = DataConfig(root=Path(), **_settings(ctx, DataConfig))
     chosen = _classes(class_names, classes_from)
     from inceptcli.engine import infer
     from inceptcli.engine.device import choose_device
@@ -804,14 +834,13 @@ def predict(
 
     loaded = infer.load_network(find_weights(model), classes=chosen, raw=raw)
     console.say(f"weights: {loaded.weights.path}")
-    from inceptcli.data.image import MAX_MEGAPIXELS
     from inceptcli.data.machine import default_workers
 
     question = infer.Question(
         topk=topk,
         threshold=threshold if threshold is not None else loaded.threshold,
-        workers=default_workers() if workers is None else workers,
-        max_megapixels=max_megapixels or MAX_MEGAPIXELS,
+        workers=default_workers() if config.workers is None else config.workers,
+        max_megapixels=config.max_megapixels,
     )
     rows = infer.predict(
         expand(paths, recursive=recursive, null=null),

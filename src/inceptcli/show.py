@@ -223,6 +223,9 @@ def evaluation(result: Evaluation, *, as_json: bool) -> None:
         "auc": "ROC AUC (macro, one against the rest)",
     }
     rows = [(shown, _figure(figures, name)) for name, shown in names.items()]
+    if result.rejected:
+        name = f"accuracy, {result.rejected:,} unreadable files as wrong"
+        rows.append((name, f"{result.accuracy_counting_rejected:.4f}"))
     rows += [(f"top-{k} accuracy", f"{value:.4f}") for k, value in figures.top_k.items()]
     if figures.binary is not None:
         rows += _binary(figures.binary)

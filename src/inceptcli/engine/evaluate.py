@@ -102,6 +102,12 @@ class Evaluation:
         result: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
         return result
 
+    @property
+    def accuracy_counting_rejected(self) -> float:
+        """Accuracy if every file that could not be read had been answered wrongly."""
+        images = self.figures.images
+        return self.figures.accuracy * images / (images + self.rejected)
+
     def bins(self) -> list[Bin]:
         """Confidence and accuracy of the answers in bins of confidence."""
         return reliability(self.probabilities, self.labels)
@@ -129,6 +135,7 @@ class Evaluation:
             "role": self.role,
             "weights": self.weights,
             "rejected": self.rejected,
+            "accuracy_counting_rejected": self.accuracy_counting_rejected,
             "temperature": self.temperature,
             "trained_on": self._seen(),
             **self.figures.to_json(),
@@ -185,7 +192,7 @@ def evaluate(
         positive=positive,
         seed=seed,
         trained_on=_trained_on(loaded, photos, answers.which),
-        rejected=len(photos.rejected),
+        rejected=len(photos.rejected) + len(chosen) - len(answers.which),
         weights={"path": str(loaded.weights.path), "digest": loaded.weights.digest},
     )
 
