@@ -745,6 +745,7 @@ def evaluate(
     from inceptcli.engine.device import choose_device
     from inceptcli.engine.infer import load_network
 
+    on = choose_device(device or "auto", precision or "auto")
     loaded = load_network(engine.find_weights(model), classes=chosen, raw=raw)
     console.say(f"weights: {loaded.weights.path}")
     config = engine.photos_config(loaded.weights, given)
@@ -756,7 +757,7 @@ def evaluate(
             loaded,
             photos,
             role,
-            choose_device(device or "auto", precision or "auto"),
+            on,
             class_map=class_map,
             positive=positive,
             emit=listener,
@@ -832,6 +833,7 @@ def predict(
     from inceptcli.engine.evaluate import find_weights
     from inceptcli.engine.inputs import expand
 
+    on = choose_device(device or "auto", precision or "auto")
     loaded = infer.load_network(find_weights(model), classes=chosen, raw=raw)
     console.say(f"weights: {loaded.weights.path}")
     from inceptcli.data.machine import default_workers
@@ -845,7 +847,7 @@ def predict(
     rows = infer.predict(
         expand(paths, recursive=recursive, null=null),
         loaded,
-        choose_device(device or "auto", precision or "auto"),
+        on,
         question,
     )
     form = "jsonl" if jsonl else "json" if as_json else "rows"

@@ -175,7 +175,11 @@ def print_prediction(
         for name, probability in top:
             row += [Text(printable(name), style="bold"), Text(f"{probability:.4f}")]
         row += [Text("uncertain", style="yellow")] * uncertain
-    out.print(Text("  " if out.is_terminal else "\t").join(row))
+    if out.is_terminal:
+        out.print(Text("  ").join(row))
+    else:  # not through Rich, which makes spaces of tabs
+        sys.stdout.write("\t".join(cell.plain for cell in row) + "\n")
+        sys.stdout.flush()
 
 
 def _text(cell: Cell | Text) -> Text:
