@@ -5,6 +5,7 @@ Nothing heavy is imported until a command needs it, so that ``--help`` answers a
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,13 @@ import typer
 
 from inceptcli import __version__, console, show
 from inceptcli.config import Arch, DataConfig, TrainConfig, one_of, resolve
-from inceptcli.errors import DataError, InceptcliError, PartialError, UsageError
+from inceptcli.errors import (
+    DataError,
+    InceptcliError,
+    PartialError,
+    UsageError,
+    is_out_of_memory,
+)
 from inceptcli.events import Emit, silent
 from inceptcli.files import write_csv
 from inceptcli.runfolder import FOLDS, LAST, METRICS, RUNS, SPLIT, latest_run, read_settings
@@ -52,6 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
+    _open_missing()
     try:
         code = app([word for word in words if word != "--debug"], standalone_mode=False) or 0
         sys.stdout.flush()
@@ -59,10 +67,11 @@ def main(arguments: list[str] | None = None) -> None:
         code = _report(str(error), error.exit_code, debug=debug)
     except typer.TyperException as error:
         code = _report(_one_line(error.format_message()), error.exit_code, debug=debug)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # no second complaint
+    except (BrokenPipeError, SystemExit):  # the latter is Typer's answer to the former
+        _silence()
         code = 141
     except OSError as error:
+        _silence()
         code = _report(f"cannot write the results: {error.strerror or error}", 5, debug=debug)
     except KeyboardInterrupt:
         code = 130
@@ -70,8 +79,23 @@ def main(arguments: list[str] | None = None) -> None:
         text = (
             f"{type(error).__name__}: {error}; this is a bug: run again with --debug and report it"
         )
-        code = _report(text, 1, debug=debug)
+        code = 1
+        if is_out_of_memory(error):
+            text, code = "not enough memory; end other programs or use another --device", 7
+        code = _report(text, code, debug=debug)
     sys.exit(code)
+
+
+def _open_missing() -> None:
+    """Let what is printed to a closed stream go nowhere, and no file take its number."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+
+
+def _silence() -> None:
+    """Forget what stdout could not take, so that the end of the process does not try again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(text: str, code: int, *, debug: bool) -> int:
@@ -139,6 +163,8 @@ def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, st
     folder = latest_run(Path(RUNS), LAST, FOLDS) if run == "latest" else Path(run)
     if folder is None:
         raise UsageError(f"--resume latest: there is no run in {RUNS}/; name a run folder")
+    if typed.get("overwrite"):
+        raise UsageError("--resume goes on with a run, --overwrite replaces it; give one of them")
     stored = read_settings(folder)
     settings = stored | typed | {"output": folder, "overwrite": False}
     if not (settings.get("folds") or settings.get("repeats")):
@@ -776,11 +802,11 @@ def evaluate(
     from inceptcli.engine.device import choose_device
     from inceptcli.engine.infer import Loaded, load_network
 
+    on = choose_device(device or "auto", precision or "auto")
     loaded = load_network(engine.find_weights(model), classes=chosen, raw=raw)
     console.say(f"weights: {loaded.weights.path}")
     config = engine.photos_config(loaded.weights, given)
     _keep_outside(config.root, output)
-    chosen_device = choose_device(device or "auto", precision or "auto")
     with console.Listener() as listener:
 
         def photos_for(network: Loaded, emit: Emit) -> Photos:
@@ -792,7 +818,7 @@ def evaluate(
                 network,
                 photos,
                 role,
-                chosen_device,
+                on,
                 class_map=class_map,
                 positive=positive,
                 emit=listener,
@@ -823,6 +849,7 @@ def evaluate(
 
 @app.command()
 def predict(
+    ctx: typer.Context,
     paths: Annotated[
         list[str],
         typer.Argument(metavar="PATH", help="Files, folders, patterns, or - for a list on stdin."),
@@ -871,28 +898,31 @@ def predict(
     Example: inceptcli predict image.jpg -m best_model.pth
     """
     one_of("--link", link, LINKS)
+    if threshold is not None and math.isnan(threshold):
+        raise UsageError("--threshold: nan is no number; give one from 0 to 1")
+    config = DataConfig(root=Path(), **_settings(ctx, DataConfig))
     chosen = _classes(class_names, classes_from)
     from inceptcli.engine import infer
     from inceptcli.engine.device import choose_device
     from inceptcli.engine.evaluate import find_weights
     from inceptcli.engine.inputs import expand
 
+    on = choose_device(device or "auto", precision or "auto")
     loaded = infer.load_network(find_weights(model), classes=chosen, raw=raw)
     console.say(f"weights: {loaded.weights.path}")
-    from inceptcli.data.image import MAX_MEGAPIXELS
     from inceptcli.data.machine import default_workers
 
     alone = len(paths) == 1 and Path(paths[0]).is_file()  # not worth a process of its own
     question = infer.Question(
         topk=topk,
         threshold=threshold if threshold is not None else loaded.threshold,
-        workers=(0 if alone else default_workers()) if workers is None else workers,
-        max_megapixels=max_megapixels or MAX_MEGAPIXELS,
+        workers=(0 if alone else default_workers()) if config.workers is None else config.workers,
+        max_megapixels=config.max_megapixels,
     )
     rows = infer.predict(
         expand(paths, recursive=recursive, null=null),
         loaded,
-        choose_device(device or "auto", precision or "auto"),
+        on,
         question,
     )
     form = "jsonl" if jsonl else "json" if as_json else "rows"

@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -35,30 +36,40 @@ from inceptcli.files import printable
 Cell = str | int | float | None
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # called where it is caught; Rich would end the process with 1
+
+
 def stdout() -> Console:
     """The console for results."""
-    return Console(file=sys.stdout, highlight=False, emoji=False, soft_wrap=True)
+    return _Console(file=sys.stdout, highlight=False, emoji=False, soft_wrap=True)
 
 
 def stderr() -> Console:
     """The console for everything else."""
-    return Console(file=sys.stderr, highlight=False, emoji=False, soft_wrap=True)
+    return _Console(file=sys.stderr, highlight=False, emoji=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
     """A line on stderr."""
-    stderr().print(Text(printable(text)))
+    _tell(Text(printable(text)))
 
 
 def warn(text: str) -> None:
     """A warning on stderr."""
-    stderr().print(Text.assemble(("warning: ", "bold yellow"), printable(text)))
+    _tell(Text.assemble(("warning: ", "bold yellow"), printable(text)))
 
 
 def fail(text: str) -> None:
     """An error on stderr: what, where, what to do next. Line ends in the text are kept."""
     lines = "\n".join(printable(line) for line in text.split("\n"))
-    stderr().print(Text.assemble(("error: ", "bold red"), lines))
+    _tell(Text.assemble(("error: ", "bold red"), lines))
+
+
+def _tell(text: Text) -> None:
+    with suppress(OSError):  # work does not fail because nobody can be told of it
+        stderr().print(text)
 
 
 def result(text: str) -> None:
@@ -164,7 +175,11 @@ def print_prediction(
         for name, probability in top:
             row += [Text(printable(name), style="bold"), Text(f"{probability:.4f}")]
         row += [Text("uncertain", style="yellow")] * uncertain
-    out.print(Text("  " if out.is_terminal else "\t").join(row))
+    if out.is_terminal:
+        out.print(Text("  ").join(row))
+    else:  # not through Rich, which makes spaces of tabs
+        sys.stdout.write("\t".join(cell.plain for cell in row) + "\n")
+        sys.stdout.flush()
 
 
 def _text(cell: Cell | Text) -> Text:
@@ -219,10 +234,15 @@ class Listener:
         error: BaseException | None,
         where: TracebackType | None,
     ) -> None:
-        self._end_bar()
+        with suppress(OSError):
+            self._end_bar()
 
     def __call__(self, event: Event) -> None:
-        """Show one event."""
+        """Show one event; a full disk or a closed pipe behind the log stops no training."""
+        with suppress(OSError):
+            self._show(event)
+
+    def _show(self, event: Event) -> None:
         if isinstance(event, Notice):
             self._line(Text(printable(event.text)))
         elif isinstance(event, Warned):

@@ -16,6 +16,15 @@ A message is one line: what, where, what to do next. Only ``cli`` turns one into
 from __future__ import annotations
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the machine or of a GPU ran out; torch has no one class for it."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in str(error)
+    )
+
+
 class InceptcliError(Exception):
     """A failure that its user can understand. ``str(error)`` is the line to print."""
 

@@ -257,6 +257,9 @@ def evaluation(
     rows = _figure_rows(figures)
     if abstention is not None:
         rows += _abstention(abstention)
+    if result.rejected:
+        name = f"accuracy, {result.rejected:,} unreadable files as wrong"
+        rows.append((name, f"{result.accuracy_counting_rejected:.4f}"))
     title = f"{figures.images:,} photographs of role {result.role}"
     if result.trained_on is None:
         console.say("whether the network was trained on some of these photographs is unknown")

@@ -11,9 +11,10 @@ from inceptcli.data.prepare import Photos
 from inceptcli.engine.calibration import fit_temperature
 from inceptcli.engine.checkpoint import finish, stop_if_asked
 from inceptcli.engine.evaluate import Evaluation, evaluate, write_metrics, write_predictions
+from inceptcli.engine.guard import ADVICE
 from inceptcli.engine.infer import load_network
 from inceptcli.engine.training import Training
-from inceptcli.errors import WeightsError
+from inceptcli.errors import DivergedError, WeightsError
 from inceptcli.events import EpochDone, Progress
 from inceptcli.files import printable
 from inceptcli.model.weights import load_weights, save_weights
@@ -62,10 +63,13 @@ def conclude(training: Training) -> TrainResult:
     A temperature is fitted on val and stored with the weights.
 
     Raises:
+        DivergedError: No epoch was the best, since each val loss was not finite.
         OutputError: A file could not be written.
         StoppedError: A signal asked for it; resuming goes on here.
     """
     t, path = training, training.run_dir / BEST
+    if not t.progress.best_epoch:
+        raise DivergedError(f"training diverged: no epoch has a finite val loss; {ADVICE}")
     finish(t)
     t.device.wait()  # until the first process has written the best weights
 

@@ -54,7 +54,7 @@ class Evaluation:
         seed: Of the intervals' bootstrap.
         trained_on: (N,) whether the network saw the photograph or a near copy of it in training;
             None when its file does not say.
-        rejected: Files of the data folder that could not be read.
+        rejected: Files of this role that could not be read.
         weights: The weights file and its digest.
     """
 
@@ -119,6 +119,12 @@ class Evaluation:
         """What is answered, and how well, when answers below a probability are withheld."""
         return abstention(self.probabilities, self.labels, threshold=threshold)
 
+    @property
+    def accuracy_counting_rejected(self) -> float:
+        """Accuracy if every file that could not be read had been answered wrongly."""
+        images = self.figures.images
+        return self.figures.accuracy * images / (images + self.rejected)
+
     def bins(self) -> list[Bin]:
         """Confidence and accuracy of the answers in bins of confidence."""
         return reliability(self.probabilities, self.labels)
@@ -146,6 +152,7 @@ class Evaluation:
             "role": self.role,
             "weights": self.weights,
             "rejected": self.rejected,
+            "accuracy_counting_rejected": self.accuracy_counting_rejected,
             "temperature": self.temperature,
             "trained_on": self._seen(),
             **self.figures.to_json(),
@@ -202,7 +209,7 @@ def evaluate(
         positive=positive,
         seed=seed,
         trained_on=_trained_on(loaded, photos, answers.which),
-        rejected=len(photos.rejected),
+        rejected=len(photos.rejected) + len(chosen) - len(answers.which),
         weights={"path": str(loaded.weights.path), "digest": loaded.weights.digest},
     )
 
@@ -250,6 +257,12 @@ def save_threshold(weights: Weights, threshold: float) -> None:
         )
     record = replace(weights.record, threshold=threshold)
     save_weights(weights.path, weights.state_dict, record, fingerprints=weights.fingerprints)
+
+
+def _rejected(photos: Photos, role: str) -> int:
+    """Unreadable files of a role: all, where it is the only one, else those in its folder."""
+    alone = len(photos.indices(role)) == len(photos.indices("all"))
+    return sum(alone or bad.name.partition("/")[0] == role for bad in photos.rejected)
 
 
 def _trained_on(

@@ -26,12 +26,12 @@ from inceptcli.engine.resume import Saved
 from inceptcli.engine.signals import StopRequest
 from inceptcli.engine.train import fit
 from inceptcli.engine.training import Training
-from inceptcli.errors import DataError, StoppedError
+from inceptcli.errors import DataError, ResourceError, StoppedError, is_out_of_memory
 from inceptcli.events import Emit, Notice, TrainingStarted, Warned, silent
 from inceptcli.files import printable, write_csv, write_json
 from inceptcli.model.inception import build
 from inceptcli.model.weights import Record
-from inceptcli.runfolder import CONFIG, METRICS, REJECTED, RUNS, SPLIT, RunLock, claim_run
+from inceptcli.runfolder import CONFIG, LAST, METRICS, REJECTED, RUNS, SPLIT, RunLock, claim_run
 
 PLACES = frozenset(  # settings that say something about this machine, not about the weights
     {"root", "split", "labels", "group_file", "cache", "workers", "device", "output", "name"}
@@ -75,8 +75,7 @@ def run(
                 elif lock is not None:
                     lock.clear()  # an earlier run's files, with --overwrite
                 _begin(training, sources or {})
-                fit(training)
-                return conclude(training)
+                return _train(training)
 
 
 def choose_folder(config: TrainConfig) -> Path:
@@ -174,6 +173,27 @@ def _begin(t: Training, sources: Mapping[str, str]) -> None:
     )
 
 
+def _train(t: Training) -> TrainResult:
+    """Train to the end.
+
+    Raises:
+        ResourceError: Memory ran out; the message has a batch size that needs half as much.
+    """
+    try:
+        fit(t)
+        return conclude(t)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Out here nothing holds the step's tensors any more.
+    smaller = max(2, t.config.batch_size // 2)
+    where = f"{t.device.torch_device}, epoch {t.progress.epoch}, step {t.progress.step + 1}"
+    again = f"start again with -b {smaller}"
+    if (t.run_dir / LAST).exists():
+        again = f"go on with: inceptcli train --resume {t.run_dir} --allow-change -b {smaller}"
+    raise ResourceError(f"not enough memory on {where}, batches of {t.config.batch_size}; {again}")
+
+
 def _description(t: Training, sources: Mapping[str, str]) -> dict[str, Any]:
     return {
         "format": 1,
@@ -260,12 +280,14 @@ def prepare_photos(
     """The photographs; the first process looks first, the others then find its cache."""
     if not device.is_first:
         device.wait()
+    looking = True
     try:
-        photos = prepare(config, divide=divide, emit=emit, stopping=lambda: bool(stop))
+        photos = prepare(config, divide=divide, emit=emit, stopping=lambda: looking and bool(stop))
     except StoppingError as error:
         raise StoppedError(
             "stopped before the first step; nothing was saved", stop.signum or 0
         ) from error
+    looking = False  # from now on a batch in hand is finished, and the state saved
     if device.is_first:
         device.wait()
     return photos

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import NamedTuple
 
@@ -27,7 +28,9 @@ from inceptcli.engine.guard import Guard
 from inceptcli.engine.infer import Watch, infer_role
 from inceptcli.engine.optim import learning_rate
 from inceptcli.engine.training import Training
-from inceptcli.events import BatchDone, EpochDone
+from inceptcli.errors import DataError
+from inceptcli.events import BatchDone, EpochDone, Warned
+from inceptcli.files import printable
 
 
 class Validation(NamedTuple):
@@ -44,6 +47,7 @@ def fit(training: Training) -> None:
     Raises:
         StoppedError: A signal asked for it; the state is saved.
         DivergedError: A loss or a weight is not finite; the files of before are intact.
+        DataError: More photographs than ``max_bad`` allows can no longer be read.
         OutputError: The last save failed.
     """
     t, progress = training, training.progress
@@ -59,7 +63,7 @@ def fit(training: Training) -> None:
             val_accuracy=val.accuracy,
             learning_rate=t.optimizer.param_groups[0]["lr"],
             seconds=progress.seconds + time.monotonic() - started,
-            best=val.score > progress.best_score,
+            best=math.isfinite(val.loss) and val.score > progress.best_score,
         )
         if row.best:
             progress.best_epoch, progress.best_score = row.epoch, val.score
@@ -86,6 +90,9 @@ def train_one_epoch(training: Training) -> tuple[float, float]:
     guard, clock = Guard(device.precision), Clock(t, loader, steps)
     t.parallel.train()
     for batch in loader:
+        if len(batch.indices) < 2 and device.world == 1:
+            progress.step += 1  # its files have vanished, and batch norm needs two
+            continue
         seed_dropout(t)
         set_learning_rate(t, len(steps))
         losses, correct = train_step(t, batch, total=len(steps[batch.step]))
@@ -97,6 +104,7 @@ def train_one_epoch(training: Training) -> tuple[float, float]:
             guard.check()
             save_if_due(t, sums, clock.seconds)
     guard.check()
+    check_lost(t)
     progress.note(device.sum(sums), clock.seconds)
     return progress.loss_sum / progress.images, progress.correct / progress.images
 
@@ -159,6 +167,7 @@ def validate(training: Training) -> Validation:
     """Loss and accuracy over the val role, the same in every process."""
     t = training
     which, logits = infer_role(t.model, t.photos, "val", t.device, watch=val_watch(t))
+    check_lost(t)
     labels = torch.from_numpy(t.photos.labels[which])
     losses = t.losses_of(logits, labels).double()  # (N,)
     right = (logits.argmax(dim=1) == labels).double()
@@ -169,6 +178,30 @@ def validate(training: Training) -> Validation:
         return Validation(loss, accuracy, (accuracy, -loss))
     recalls = [float(right[labels == label].mean()) for label in set(labels.tolist())]
     return Validation(loss, accuracy, (sum(recalls) / len(recalls), -loss))
+
+
+def check_lost(training: Training) -> None:
+    """Warn of photographs that can no longer be read as they were; they are left out.
+
+    Raises:
+        DataError: They are more than ``max_bad`` allows, as when a disk has gone.
+    """
+    t, lost = training, training.photos.store.lost
+    if len(lost) == t.lost:
+        return
+    t.lost = len(lost)
+    one = next(reversed(lost.values()), None)
+    if one is None:
+        return  # all are back
+    text = (
+        f"{len(lost)} photographs can no longer be read as they were, "
+        f"as {printable(t.photos.names[one.index])}: {one.reason}"
+    )
+    if len(lost) > t.config.max_bad * len(t.photos.indices("all")):
+        raise DataError(
+            f"{text}; check the disk, then go on with: inceptcli train --resume {t.run_dir}"
+        )
+    t.emit(Warned(f"{text}; they are left out"))
 
 
 def out_of_patience(training: Training) -> bool:

@@ -56,6 +56,7 @@ class Training:
         emit: Told of what happens.
         progress: Where it stands.
         saving: What of it is on the disk.
+        lost: Photographs that could not be read when last told of.
     """
 
     config: TrainConfig
@@ -74,3 +75,4 @@ class Training:
     emit: Emit
     progress: Progress = field(default_factory=Progress)
     saving: Saving = field(default_factory=Saving)
+    lost: int = 0
