@@ -254,12 +254,9 @@ def evaluation(
         console.print_json(values)
         return
     figures = result.figures
-    rows = _figure_rows(figures)
+    rows = _figure_rows(result)
     if abstention is not None:
         rows += _abstention(abstention)
-    if result.rejected:
-        name = f"accuracy, {result.rejected:,} unreadable files as wrong"
-        rows.append((name, f"{result.accuracy_counting_rejected:.4f}"))
     title = f"{figures.images:,} photographs of role {result.role}"
     if result.trained_on is None:
         console.say("whether the network was trained on some of these photographs is unknown")
@@ -283,7 +280,8 @@ def evaluation(
         console.warn(f"{figures.groups} groups are too few for precise intervals")
 
 
-def _figure_rows(figures: Figures) -> list[tuple[str, str]]:
+def _figure_rows(result: Evaluation) -> list[tuple[str, str]]:
+    figures = result.figures
     names = {
         "accuracy": "accuracy",
         "balanced_accuracy": "balanced accuracy",
@@ -292,6 +290,9 @@ def _figure_rows(figures: Figures) -> list[tuple[str, str]]:
         "auc": "ROC AUC (macro, one against the rest)",
     }
     rows = [(shown, _figure(figures, name)) for name, shown in names.items()]
+    if result.rejected:
+        name = f"accuracy, {result.rejected:,} unreadable files as wrong"
+        rows.append((name, f"{result.accuracy_counting_rejected:.4f}"))
     rows += [(f"top-{k} accuracy", f"{value:.4f}") for k, value in figures.top_k.items()]
     if figures.binary is not None:
         rows += _binary(figures.binary)
