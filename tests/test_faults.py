@@ -843,9 +843,8 @@ def test_evaluate_maps_classes_by_name(
 
 
 def same_weights(one: Path, other: Path) -> bool:
-    ours, theirs = (
-        torch.load(run / "last.pth", weights_only=True)["model"] for run in (one, other)
-    )
+    states = [torch.load(run / "last.pth", weights_only=True) for run in (one, other)]
+    ours, theirs = (state["model"] for state in states)
     return all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
