@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from conftest import draw
 from inceptcli.cli import main
 from inceptcli.model.inception import InceptionV1
+from inceptcli.model.weights import load_weights
 
 RUN_FILES = {
     *("best_model.pth", "last.pth", "last.prev.pth", "config.json", "split.csv", "rejected.csv"),
@@ -153,6 +155,47 @@ def test_what_was_trained_on_is_said(trained: Path, capsys: pytest.CaptureFixtur
     assert "1 of 1 inputs, or near copies of them, were trained on" in output.err
 
 
+def test_evaluate_compares_and_finds_a_threshold(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, rival = tmp_path / "copy.pth", tmp_path / "rival.pth"
+    weights.write_bytes((trained / "best_model.pth").read_bytes())
+    torch.manual_seed(1)
+    torch.save(InceptionV1(3).state_dict(), rival)
+    photos = trained.parent / "photos"
+    words = ("evaluate", photos, "-m", weights, "--against", weights)
+    assert call(*words, "--json") == 0
+    found = json.loads(capsys.readouterr().out)["against"]
+    assert found["difference"] == 0
+    assert found["interval"][0] < 0 < found["interval"][1]
+    assert found["differ"] == []
+    assert call(*words) == 0
+    assert "comparison" in capsys.readouterr().out
+
+    own = ("evaluate", "-m", trained / "best_model.pth", "--min-precision", 0.34)
+    assert call(*own, "--json") == 0
+    abstention = json.loads(capsys.readouterr().out)["abstention"]
+    assert abstention["images"] == 6
+    assert 0 <= abstention["coverage"] <= 1
+    assert call("evaluate", "-m", rival, "--save") == 2
+
+
+def test_a_stored_threshold_marks_what_is_uncertain(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    weights, photo = run / "best_model.pth", trained.parent / "photos" / "cat" / "00.png"
+    assert call("evaluate", "-m", weights, "--min-precision", 0.34, "--save") == 0
+    stored = load_weights(weights).record
+    assert stored is not None
+    assert stored.threshold is not None
+    capsys.readouterr()
+    for threshold, uncertain in ((1.0, True), (0.0, False)):
+        assert call("predict", photo, "-m", weights, "--jsonl", "--threshold", threshold) == 0
+        assert json.loads(capsys.readouterr().out)["uncertain"] is uncertain
+
+
 def test_inputs_that_fail_have_rows_and_an_exit_code(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,6 +238,29 @@ def test_split_writes_a_manifest_that_train_takes(
     roles = {row["path"]: row["role"] for row in read(manifest)}
     assert {row["path"]: row["role"] for row in read(tmp_path / "run" / "split.csv")} == roles
     assert call("train", tmp_path / "laid", "--epochs", 1, *SMALL, "-o", "run2") == 0
+
+
+def test_copies_across_roles_and_classes_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A user's own split: a copy of a training picture in test, and one in another class."""
+    names = ("train/cat/a.png", "train/dog/b.png", "val/cat/c.png", "val/dog/d.png")
+    for seed, name in enumerate(names):
+        draw(tmp_path / "own" / name, seed=seed, label=seed % 2)
+    (tmp_path / "own" / "test" / "cat").mkdir(parents=True)
+    shutil.copy(tmp_path / "own" / "train/cat/a.png", tmp_path / "own" / "test/cat/z.png")
+    shutil.copy(tmp_path / "own" / "val/cat/c.png", tmp_path / "own" / "val/dog/e.png")
+    words = ("split", tmp_path / "own", "-j", 0)
+    assert call(*words) == 0
+    said = capsys.readouterr().err
+    assert "1 of 1 test images have a copy or relative in train" in said
+    assert "1 pair of copies lies in two classes: val/cat/c.png and val/dog/e.png" in said
+    assert call(*words, "--check", "--strict", "--suspects", tmp_path / "s.png") == 3
+    output = capsys.readouterr()
+    assert "train/cat/a.png" in output.err
+    assert "suspicious pairs" in output.out
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.size[0] > 300
 
 
 def test_dry_run_writes_nothing(
@@ -341,3 +407,19 @@ def test_resume_goes_on_bit_for_bit(photos: Path, tmp_path: Path) -> None:
     two = torch.load(tmp_path / "broken" / "last.pth", weights_only=True)
     assert all(torch.equal(one["model"][key], two["model"][key]) for key in one["model"])
     assert whole.best_epoch == two["progress"]["best_epoch"]
+
+
+def test_the_cache_is_listed_and_cleared(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("split", photos, "--preview", tmp_path / "a.png", "-j", 0) == 0
+    capsys.readouterr()
+    assert call("cache", "list", "--json") == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert [entry["pictures"] for entry in entries] == [60]
+    assert call("cache") == 0
+    assert "224x224" in capsys.readouterr().out
+    assert call("cache", "clear") == 0
+    assert "removed" in capsys.readouterr().out
+    assert call("cache", "size", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["bytes"] == 0

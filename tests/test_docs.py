@@ -33,7 +33,10 @@ def test_every_page_and_both_commands_are_named_in_the_readme() -> None:
     assert "make test" in readme
 
 
-@pytest.mark.parametrize("command", ["summary", "split", "train", "evaluate", "predict", "sample"])
+COMMANDS = ["summary", "split", "train", "evaluate", "predict", "sample", "cache"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example_and_needs_no_torch(command: str) -> None:
     code = (
         "import sys; from inceptcli.cli import main\n"

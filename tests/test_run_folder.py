@@ -375,7 +375,7 @@ def test_a_lock_that_cannot_be_signed_is_given_back(
 
 
 def test_the_latest_run_is_the_one_whose_file_was_written_last(tmp_path: Path) -> None:
-    assert latest_run(tmp_path / "runs", having="last.pth") is None
+    assert latest_run(tmp_path / "runs", "last.pth") is None
     for age, name in enumerate(["b", "a", "c", "empty", "odd"]):
         (tmp_path / name).mkdir()
         if name not in ("empty", "odd"):
@@ -383,13 +383,13 @@ def test_the_latest_run_is_the_one_whose_file_was_written_last(tmp_path: Path) -
             os.utime(tmp_path / name / "last.pth", (1000 - age, 1000 - age))
     (tmp_path / "odd" / "last.pth").mkdir()
     (tmp_path / "a-file").touch()
-    assert latest_run(tmp_path, having="last.pth") == tmp_path / "b"
-    assert latest_run(tmp_path, having="best_model.pth") is None
-    assert latest_run(tmp_path / "a-file", having="last.pth") is None
+    assert latest_run(tmp_path, "last.pth") == tmp_path / "b"
+    assert latest_run(tmp_path, "best_model.pth") is None
+    assert latest_run(tmp_path / "a-file", "last.pth") is None
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs symbolic links")
 def test_a_folder_of_runs_that_cannot_be_listed_is_told(tmp_path: Path) -> None:
     (tmp_path / "runs").symlink_to("runs")
     with pytest.raises(OutputError, match=r"cannot list .*/runs: "):
-        latest_run(tmp_path / "runs", having="last.pth")
+        latest_run(tmp_path / "runs", "last.pth")

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
@@ -24,8 +24,9 @@ from inceptcli.errors import (
     UsageError,
     is_out_of_memory,
 )
+from inceptcli.events import Emit, silent
 from inceptcli.files import write_csv
-from inceptcli.runfolder import LAST, METRICS, RUNS, SPLIT, latest_run, read_settings
+from inceptcli.runfolder import FOLDS, LAST, METRICS, RUNS, SPLIT, latest_run, read_settings
 
 if TYPE_CHECKING:
     from inceptcli.data.layout import Link
@@ -159,15 +160,17 @@ def _keep_outside(root: Path, *outputs: Path | None) -> None:
 
 def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, str]]:
     """The settings of a run to go on with, and what was typed on top of them."""
-    folder = latest_run(Path(RUNS), having=LAST) if run == "latest" else Path(run)
+    folder = latest_run(Path(RUNS), LAST, FOLDS) if run == "latest" else Path(run)
     if folder is None:
         raise UsageError(f"--resume latest: there is no run in {RUNS}/; name a run folder")
     if typed.get("overwrite"):
         raise UsageError("--resume goes on with a run, --overwrite replaces it; give one of them")
     stored = read_settings(folder)
-    here = {"output": folder, "split": folder / SPLIT, "overwrite": False}
+    settings = stored | typed | {"output": folder, "overwrite": False}
+    if not (settings.get("folds") or settings.get("repeats")):
+        settings["split"] = folder / SPLIT
     sources = dict.fromkeys(stored, "the run") | dict.fromkeys(typed, "option")
-    return TrainConfig.from_json(stored | typed | here), sources
+    return TrainConfig.from_json(settings), sources
 
 
 def _show_version(wanted: bool) -> None:
@@ -353,7 +356,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead
 @app.command()
 def summary(
     weights: Annotated[
-        Path | None, typer.Argument(metavar="[WEIGHTS]", help="Describe this weights file.")
+        Path | None, typer.Argument(metavar="WEIGHTS", help="Describe this weights file.")
     ] = None,
     classes: Annotated[int, typer.Option(min=1, max=1_000_000, help="Outputs.")] = 4,
     image_size: Annotated[
@@ -480,7 +483,9 @@ def train(
     ctx: typer.Context,
     root: Annotated[
         Path | None,
-        typer.Argument(metavar="DATA", help="Folder of class folders, or of train/ val/ [test/]."),
+        typer.Argument(
+            metavar="DATA", help="Folder of class folders, or of train/, val/ and test/."
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -577,6 +582,24 @@ def train(
     group: Group = None,
     group_file: GroupFile = None,
     seed: Seed = None,
+    folds: Annotated[
+        int | None,
+        _option(
+            "--folds",
+            panel=TRAINING,
+            metavar="K",
+            help="Train K times, each time tested on another part of the photographs.",
+        ),
+    ] = None,
+    repeats: Annotated[
+        int | None,
+        _option(
+            "--repeats",
+            panel=TRAINING,
+            metavar="R",
+            help="Train R times (with --folds: R times all folds) with the seeds from --seed on.",
+        ),
+    ] = None,
     follow_links: FollowLinks = None,
     allow_empty: AllowEmpty = None,
     max_bad: MaxBad = None,
@@ -654,6 +677,11 @@ def train(
         raise UsageError("train: which photographs? give a folder, as in: inceptcli train data/")
     else:
         config, sources = resolve(recipe or "default", typed)
+    if config.folds or config.repeats:
+        if dry_run or allow_change:
+            raise UsageError("--folds and --repeats go with neither --dry-run nor --allow-change")
+        _train_folds(config, sources, resuming=resume is not None, as_json=as_json)
+        return
     from inceptcli.engine.device import is_first_process
     from inceptcli.engine.forecast import forecast
     from inceptcli.engine.run import run
@@ -677,12 +705,26 @@ def train(
     show.training(result, as_json=as_json)
 
 
+def _train_folds(
+    config: TrainConfig, sources: dict[str, str], *, resuming: bool, as_json: bool
+) -> None:
+    from inceptcli.engine.folds import run_folds
+    from inceptcli.report.pictures import write_run
+
+    script_lines = config.recipe == "tutorial"
+    with console.Listener(rows_to_stdout=not as_json, script_lines=script_lines) as listener:
+        result = run_folds(
+            config, sources=sources, resuming=resuming, after=write_run, emit=listener
+        )
+    show.folds(result, as_json=as_json)
+
+
 @app.command()
 def evaluate(
     ctx: typer.Context,
     root: Annotated[
         Path | None,
-        typer.Argument(metavar="[DATA]", help="Labelled photographs. Without it: the run's own."),
+        typer.Argument(metavar="DATA", help="Labelled photographs. Without it: the run's own."),
     ] = None,
     model: Weights = None,
     role: Annotated[
@@ -721,6 +763,19 @@ def evaluate(
             help="Write metrics.json, predictions.csv and confusion.png there.",
         ),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="OTHER", help="Compare with these weights on the same photographs."),
+    ] = None,
+    min_precision: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, max=1.0, help="Find on val the probability above which so many are right."
+        ),
+    ] = None,
+    save: Annotated[
+        bool, typer.Option("--save", help="With --min-precision: store it for predict.")
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit 8 when a photograph could not be read.")
     ] = False,
@@ -740,10 +795,12 @@ def evaluate(
     chosen = _classes(class_names, classes_from)
     class_map = dict(_pair("--map", text) for text in mapped or [])
     given = _settings(ctx, DataConfig)
-    from inceptcli.data.prepare import prepare
+    if save and min_precision is None:
+        raise UsageError("--save stores what --min-precision finds; give that as well")
+    from inceptcli.data.prepare import Photos, prepare
     from inceptcli.engine import evaluate as engine
     from inceptcli.engine.device import choose_device
-    from inceptcli.engine.infer import load_network
+    from inceptcli.engine.infer import Loaded, load_network
 
     on = choose_device(device or "auto", precision or "auto")
     loaded = load_network(engine.find_weights(model), classes=chosen, raw=raw)
@@ -751,22 +808,41 @@ def evaluate(
     config = engine.photos_config(loaded.weights, given)
     _keep_outside(config.root, output)
     with console.Listener() as listener:
-        photos = prepare(config, to_learn=False, divide=config.split is not None, emit=listener)
+
+        def photos_for(network: Loaded, emit: Emit) -> Photos:
+            seen = replace(config, image_size=network.spec.image_size, resize=network.spec.resize)
+            return prepare(seen, to_learn=False, divide=config.split is not None, emit=emit)
+
+        def measure(network: Loaded, photos: Photos, role: str) -> engine.Evaluation:
+            return engine.evaluate(
+                network,
+                photos,
+                role,
+                on,
+                class_map=class_map,
+                positive=positive,
+                emit=listener,
+            )
+
+        photos = photos_for(loaded, listener)
         role = role or engine.default_role(photos)
-        result = engine.evaluate(
-            loaded,
-            photos,
-            role,
-            on,
-            class_map=class_map,
-            positive=positive,
-            emit=listener,
-        )
+        result = measure(loaded, photos, role)
+        extras: dict[str, Any] = {}
+        if against is not None:
+            rival = load_network(against, classes=chosen, raw=raw)
+            other = measure(rival, photos_for(rival, silent), role)
+            extras["against"] = engine.compare_models(result, other)
+        if min_precision is not None:
+            val = measure(loaded, photos, "val")
+            threshold = engine.choose_threshold(val, min_precision=min_precision)
+            extras["abstention"] = result.abstention(threshold)
+            if save:
+                engine.save_threshold(loaded.weights, threshold)
     if output is not None:
         from inceptcli.report.pictures import write_evaluation
 
         write_evaluation(output, result)
-    show.evaluation(result, as_json=as_json)
+    show.evaluation(result, as_json=as_json, **extras)
     if strict and result.rejected:
         raise PartialError(f"{result.rejected} photographs could not be read")
 
@@ -776,9 +852,7 @@ def predict(
     ctx: typer.Context,
     paths: Annotated[
         list[str],
-        typer.Argument(
-            metavar="PATH...", help="Files, folders, patterns, or - for a list on stdin."
-        ),
+        typer.Argument(metavar="PATH", help="Files, folders, patterns, or - for a list on stdin."),
     ],
     model: Weights = None,
     recursive: Annotated[
@@ -838,10 +912,11 @@ def predict(
     console.say(f"weights: {loaded.weights.path}")
     from inceptcli.data.machine import default_workers
 
+    alone = len(paths) == 1 and Path(paths[0]).is_file()  # not worth a process of its own
     question = infer.Question(
         topk=topk,
         threshold=threshold if threshold is not None else loaded.threshold,
-        workers=default_workers() if config.workers is None else config.workers,
+        workers=(0 if alone else default_workers()) if config.workers is None else config.workers,
         max_megapixels=config.max_megapixels,
     )
     rows = infer.predict(
@@ -885,6 +960,30 @@ def sample(
     count = write_sample(folder)
     console.say(f"{count} pictures of handwritten digits in 10 classes")
     console.result(str(folder))
+
+
+@app.command()
+def cache(
+    action: Annotated[
+        str, typer.Argument(metavar="size|list|clear", help="What to do with it.")
+    ] = "list",
+    as_json: Json = False,
+) -> None:
+    """Show or clear the cache of decoded pixels, which all commands share.
+
+    Example: inceptcli cache clear
+    """
+    one_of("cache", action, ("size", "list", "clear"))
+    from inceptcli.data import cache_folder
+
+    if action == "list":
+        show.cache(cache_folder.cache_list(), as_json=as_json)
+        return
+    count = cache_folder.cache_clear() if action == "clear" else cache_folder.cache_size()
+    if as_json:
+        console.print_json({"folder": str(cache_folder.default_cache_folder()), "bytes": count})
+        return
+    console.result(f"{count / 2**20:,.1f} MB{' removed' if action == 'clear' else ''}")
 
 
 if __name__ == "__main__":

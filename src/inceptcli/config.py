@@ -124,11 +124,24 @@ class TrainConfig(DataConfig):
     precision: Precision = "auto"
     deterministic: bool = False
 
+    folds: int | None = None  # trainings, each tested on another part of the photographs
+    repeats: int | None = None  # trainings with other seeds
+
     output: Path | None = None  # exactly this run folder
     name: str | None = None  # the run folder is runs/NAME
     overwrite: bool = False
     save_minutes: float = 5.0  # between saves inside a long epoch
     fingerprints: bool = True  # the weights remember which pictures they were trained on
+
+    def __post_init__(self) -> None:
+        """Check every value, as ``DataConfig`` does, and that folds are not divided twice.
+
+        Raises:
+            UsageError: A value does not fit; the message names the option.
+        """
+        super().__post_init__()
+        if self.folds is not None and self.split is not None:
+            raise UsageError("--folds divides the photographs itself; leave out --split or --folds")
 
 
 # What may differ when a training goes on, since the result does not depend on it.
@@ -191,6 +204,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "image_size": (MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
     "patience": (1, 100_000),
     "seed": (0, 2**63 - 1),
+    "folds": (2, 1000),
+    "repeats": (2, 1000),
     "max_bad": (0.0, 1.0),
     "max_megapixels": (0.01, 4000.0),
     "workers": (0, 512),

@@ -17,6 +17,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from itertools import product
 from typing import TYPE_CHECKING, Any, Self
 
 from inceptcli.errors import DataError, OutputError, UsageError
@@ -48,9 +49,10 @@ CONFIG, SPLIT, REJECTED, HISTORY = "config.json", "split.csv", "rejected.csv", "
 METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
 CURVES, CONFUSION, RELIABILITY = "curves.png", "confusion.png", "reliability.png"
 SAMPLES, REPORT = "samples.png", "report.html"
+FOLDS = "folds.json"  # of a run of several trainings
 RUN_FILES = (  # what can be gone on with goes first, so that half a removal cannot be resumed
     *(LAST, PREVIOUS, BEST, CONFIG, SPLIT, REJECTED, HISTORY, METRICS, PREDICTIONS),
-    *(CURVES, CONFUSION, RELIABILITY, SAMPLES, REPORT),
+    *(CURVES, CONFUSION, RELIABILITY, SAMPLES, REPORT, FOLDS),
 )
 _MAX_CONFIG_BYTES = 1 << 20
 _ATTEMPTS = 50  # at a lock that is changing hands
@@ -152,8 +154,8 @@ def claim_run(folder: Path, *, resume: bool, overwrite: bool) -> RunLock:
     return lock
 
 
-def latest_run(runs: Path, *, having: str) -> Path | None:
-    """The folder in ``runs`` whose file ``having`` was written last, or None.
+def latest_run(runs: Path, *having: str) -> Path | None:
+    """The folder in ``runs`` of whose files ``having`` one was written last, or None.
 
     Raises:
         OutputError: ``runs`` cannot be listed.
@@ -165,9 +167,9 @@ def latest_run(runs: Path, *, having: str) -> Path | None:
     except OSError as error:
         raise OutputError(printable(f"cannot list {runs}: {error.strerror}")) from error
     found = []
-    for folder in folders:
+    for folder, name in product(folders, having):
         with suppress(OSError):  # without that file, or gone by now
-            facts = (folder / having).stat()
+            facts = (folder / name).stat()
             if stat.S_ISREG(facts.st_mode):
                 found.append((facts.st_mtime_ns, folder.name, folder))
     return max(found)[2] if found else None

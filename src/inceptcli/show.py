@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from inceptcli import console
@@ -12,11 +13,15 @@ from inceptcli.errors import DataError, PartialError
 from inceptcli.files import printable
 
 if TYPE_CHECKING:  # torch and its weight stay away until a command needs them
+    from inceptcli.data.cache_folder import CacheEntry
     from inceptcli.data.check import Check, Shapes
     from inceptcli.data.prepare import Photos
+    from inceptcli.engine.calibration import Abstention
+    from inceptcli.engine.comparison import Comparison
     from inceptcli.engine.conclude import TrainResult
     from inceptcli.engine.evaluate import Evaluation
     from inceptcli.engine.figures import BinaryFigures, Figures
+    from inceptcli.engine.folds import FoldsResult
     from inceptcli.engine.forecast import Forecast
     from inceptcli.engine.infer import Prediction
     from inceptcli.model.summary import BlockRow, LayerTable, MeasuredMemory, Reduction
@@ -192,6 +197,28 @@ def training(result: TrainResult, *, as_json: bool) -> None:
     console.result(str(result.run))
 
 
+def folds(result: FoldsResult, *, as_json: bool) -> None:
+    """What several trainings came to; the last line is the run folder."""
+    if as_json:
+        console.print_json(result.to_json())
+        return
+    pooled = result.pooled
+    console.print_table(
+        ("training", "val accuracy", "test accuracy"),
+        [(part.name, part.val, part.test) for part in result.parts],
+    )
+    if result.role == "val":
+        console.say("no test role: the figures are of val, by which the epochs were chosen")
+    low, high = pooled.interval
+    rows = [
+        (f"mean {result.role} accuracy of {pooled.folds} trainings", f"{pooled.mean:.4f}"),
+        ("standard deviation over them", "-" if pooled.std is None else f"{pooled.std:.4f}"),
+        ("accuracy over all their images", f"{pooled.accuracy:.4f}  {_interval(low, high)}"),
+    ]
+    console.print_table(("", "figure"), rows, left=2)
+    console.result(str(result.run))
+
+
 def forecast(result: Forecast, *, as_json: bool) -> None:
     """What a training would take."""
     if as_json:
@@ -209,26 +236,30 @@ def forecast(result: Forecast, *, as_json: bool) -> None:
     console.say("nothing was written; times are measured on a few steps and will vary")
 
 
-def evaluation(result: Evaluation, *, as_json: bool) -> None:
-    """All figures of a model on a role's photographs."""
+def evaluation(
+    result: Evaluation,
+    *,
+    as_json: bool,
+    against: Comparison | None = None,
+    abstention: Abstention | None = None,
+) -> None:
+    """All figures of a model on a role's photographs, perhaps beside another model's."""
     if as_json:
-        console.print_json(result.to_json())
+        values = result.to_json()
+        if against is not None:
+            differ = [result.names[i] for i in against.differ]
+            values["against"] = asdict(against) | {"differ": differ}
+        if abstention is not None:
+            values["abstention"] = asdict(abstention)
+        console.print_json(values)
         return
     figures = result.figures
-    names = {
-        "accuracy": "accuracy",
-        "balanced_accuracy": "balanced accuracy",
-        "loss": "loss (cross-entropy)",
-        "macro_f1": "macro F1",
-        "auc": "ROC AUC (macro, one against the rest)",
-    }
-    rows = [(shown, _figure(figures, name)) for name, shown in names.items()]
+    rows = _figure_rows(figures)
+    if abstention is not None:
+        rows += _abstention(abstention)
     if result.rejected:
         name = f"accuracy, {result.rejected:,} unreadable files as wrong"
         rows.append((name, f"{result.accuracy_counting_rejected:.4f}"))
-    rows += [(f"top-{k} accuracy", f"{value:.4f}") for k, value in figures.top_k.items()]
-    if figures.binary is not None:
-        rows += _binary(figures.binary)
     title = f"{figures.images:,} photographs of role {result.role}"
     if result.trained_on is None:
         console.say("whether the network was trained on some of these photographs is unknown")
@@ -246,6 +277,53 @@ def evaluation(result: Evaluation, *, as_json: bool) -> None:
     )
     console.print_confusion(figures.confusion, [c.name for c in figures.classes], figures.outputs)
     _mistakes(result)
+    if against is not None:
+        _comparison(result, against)
+    if figures.few_groups:
+        console.warn(f"{figures.groups} groups are too few for precise intervals")
+
+
+def _figure_rows(figures: Figures) -> list[tuple[str, str]]:
+    names = {
+        "accuracy": "accuracy",
+        "balanced_accuracy": "balanced accuracy",
+        "loss": "loss (cross-entropy)",
+        "macro_f1": "macro F1",
+        "auc": "ROC AUC (macro, one against the rest)",
+    }
+    rows = [(shown, _figure(figures, name)) for name, shown in names.items()]
+    rows += [(f"top-{k} accuracy", f"{value:.4f}") for k, value in figures.top_k.items()]
+    if figures.binary is not None:
+        rows += _binary(figures.binary)
+    before, after = figures.calibration.before, figures.calibration.after
+    rows.append(("calibration error, before and after", f"{before.ece:.4f}  {after.ece:.4f}"))
+    rows.append(("Brier score, before and after", f"{before.brier:.4f}  {after.brier:.4f}"))
+    return rows
+
+
+def _abstention(found: Abstention) -> list[tuple[str, str]]:
+    precision = "-" if found.precision is None else f"{found.precision:.4f}"
+    return [
+        ("answers kept above this probability", f"{found.threshold:.4f}"),
+        ("  part that is answered", f"{found.coverage:.4f}"),
+        ("  part of the answers that is right", precision),
+    ]
+
+
+def _comparison(result: Evaluation, found: Comparison, most: int = 10) -> None:
+    low, high = found.interval
+    rows = [
+        ("accuracy of this network", f"{found.accuracy_a:.4f}"),
+        ("accuracy of the other", f"{found.accuracy_b:.4f}"),
+        (
+            "the other less this",
+            f"{found.difference:+.4f}  (95 % interval {low:+.4f} to {high:+.4f})",
+        ),
+        (found.test, f"p = {found.p_value:.4f}"),
+        ("photographs that one alone has right", f"{len(found.differ):,}"),
+    ]
+    rows += [("", printable(result.names[i])) for i in found.differ[:most]]
+    console.print_table(("comparison", ""), rows, left=2)
 
 
 def _without_seen(result: Evaluation) -> tuple[str, str]:
@@ -328,6 +406,27 @@ def csv_rows(rows: Iterable[Prediction], topk: int) -> Iterator[list[object]]:
         yield [row.path, *pairs[:2], int(row.uncertain), row.error, *pairs[2:]]
 
 
+def cache(entries: Sequence[CacheEntry], *, as_json: bool) -> None:
+    """What is cached, by size and way of fitting."""
+    if as_json:
+        console.print_json([asdict(entry) for entry in entries])
+        return
+    console.print_table(
+        ("pixels", "resize", "pictures", "MB", "last used"),
+        [
+            (
+                f"{entry.image_size}x{entry.image_size}",
+                entry.resize,
+                entry.pictures,
+                f"{entry.bytes / 2**20:,.1f}",
+                datetime.fromtimestamp(entry.last_used).strftime("%Y-%m-%d %H:%M"),
+            )
+            for entry in entries
+        ],
+        left=2,
+    )
+
+
 @dataclass
 class Tally:
     """Counts predictions that pass, and those that failed."""
@@ -372,8 +471,11 @@ def _figure(figures: Figures | BinaryFigures, name: str) -> str:
     if value is None:
         return "-"
     interval = figures.intervals.get(name)
-    note = f"  (95 % interval {interval.low:.4f} to {interval.high:.4f})" if interval else ""
-    return f"{value:.4f}{note}"
+    return f"{value:.4f}" + (f"  {_interval(*interval)}" if interval else "")
+
+
+def _interval(low: float, high: float) -> str:
+    return f"(95 % interval {low:.4f} to {high:.4f})"
 
 
 def _shape(shape: Sequence[int]) -> str:

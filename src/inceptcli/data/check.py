@@ -119,11 +119,8 @@ class Check:
         """What ``--strict`` refuses, as lines: label conflicts and leaks, the first of each."""
         lines = []
         if conflicts := [found for found in self.suspects if found.kind == "two classes"]:
-            pairs = (
-                "1 pair of copies lies"
-                if len(conflicts) == 1
-                else (f"{len(conflicts)} pairs of copies lie")
-            )
+            one = len(conflicts) == 1
+            pairs = "1 pair of copies lies" if one else f"{len(conflicts)} pairs of copies lie"
             lines.append(f"{pairs} in two classes: {self._pair(conflicts[0])}")
         for role, count in self.leaked.items():
             if count:

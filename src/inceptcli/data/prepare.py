@@ -145,6 +145,8 @@ def prepare(
     if photos.unlisted:
         emit(Notice(f"{photos.unlisted} photographs that the split does not list are left out"))
     emit(RolesReady(photos.counts(), len(photos.indices("all")), photos.group_count))
+    for fault in check_photos(photos).faults():
+        emit(Warned(fault))
     return photos
 
 

@@ -126,7 +126,7 @@ def choose_device(name: str, precision: str) -> Device:
     """
     one_of("--device", name, get_args(DeviceName))
     one_of("--precision", precision, get_args(Precision))
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world = int(os.environ.get("RANK", "0")), process_count()
     device = _find(name, int(os.environ.get("LOCAL_RANK", "0")))
     chosen, reason = _precision(device, precision)
     if device.type == "cuda":
@@ -139,6 +139,11 @@ def choose_device(name: str, precision: str) -> Device:
             "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30)
         )
     return Device(device, chosen, reason, rank, world)
+
+
+def process_count() -> int:
+    """How many processes torchrun has started, 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_first_process() -> bool:

@@ -16,7 +16,14 @@ from inceptcli import __version__
 from inceptcli.config import DataConfig
 from inceptcli.data.fingerprints import trained_on
 from inceptcli.data.prepare import Photos
-from inceptcli.engine.calibration import Bin, reliability
+from inceptcli.engine.calibration import (
+    Abstention,
+    Bin,
+    abstention,
+    find_threshold,
+    reliability,
+)
+from inceptcli.engine.comparison import Comparison, compare
 from inceptcli.engine.device import Device
 from inceptcli.engine.figures import Figures
 from inceptcli.engine.infer import Loaded, Watch, infer_role, nobody
@@ -24,7 +31,7 @@ from inceptcli.engine.metrics import mistakes, score
 from inceptcli.errors import DataError, WeightsError
 from inceptcli.events import Emit, Notice, silent
 from inceptcli.files import printable, write_csv, write_json
-from inceptcli.model.weights import Weights
+from inceptcli.model.weights import Weights, save_weights
 from inceptcli.runfolder import BEST, CONFIG, RUNS, SPLIT, latest_run, read_settings
 
 MAX_PROBABILITY_COLUMNS = 100  # classes up to which predictions.csv has a column for each
@@ -47,7 +54,7 @@ class Evaluation:
         seed: Of the intervals' bootstrap.
         trained_on: (N,) whether the network saw the photograph or a near copy of it in training;
             None when its file does not say.
-        rejected: Files of the data folder that could not be read.
+        rejected: Files of this role that could not be read.
         weights: The weights file and its digest.
     """
 
@@ -101,6 +108,16 @@ class Evaluation:
         exponentials = np.exp(scaled)
         result: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
         return result
+
+    @property
+    def right(self) -> npt.NDArray[np.bool_]:
+        """(N,) whether each photograph was answered rightly."""
+        result: npt.NDArray[np.bool_] = self.logits.argmax(axis=1) == self.labels
+        return result
+
+    def abstention(self, threshold: float) -> Abstention:
+        """What is answered, and how well, when answers below a probability are withheld."""
+        return abstention(self.probabilities, self.labels, threshold=threshold)
 
     @property
     def accuracy_counting_rejected(self) -> float:
@@ -197,6 +214,57 @@ def evaluate(
     )
 
 
+def compare_models(one: Evaluation, other: Evaluation) -> Comparison:
+    """Two models on the same photographs.
+
+    Raises:
+        DataError: They were not measured on the same photographs.
+    """
+    if one.names != other.names:
+        raise DataError(
+            "the two networks were not measured on the same photographs: some have vanished "
+            "meanwhile; run evaluate again"
+        )
+    return compare(one.right, other.right, one.groups, seed=one.seed)
+
+
+def choose_threshold(val: Evaluation, *, min_precision: float) -> float:
+    """The least probability from which on the answers on val are right often enough.
+
+    Raises:
+        DataError: No threshold reaches ``min_precision`` there.
+    """
+    threshold = find_threshold(val.probabilities, val.labels, min_precision=min_precision)
+    if threshold is None:
+        raise DataError(
+            f"no threshold gives a precision of {min_precision:g} on the val photographs; ask for "
+            "less with --min-precision"
+        )
+    return threshold
+
+
+def save_threshold(weights: Weights, threshold: float) -> None:
+    """Store a threshold in a weights file, for ``predict`` to mark what is below it.
+
+    Raises:
+        WeightsError: The file has no record to store it in.
+        OutputError: It could not be written.
+    """
+    if weights.record is None:
+        raise WeightsError(
+            f"{printable(str(weights.path))} is a plain script's file without a record; give "
+            "predict --threshold instead"
+        )
+    record = replace(weights.record, threshold=threshold)
+    save_weights(weights.path, weights.state_dict, record, fingerprints=weights.fingerprints)
+
+
+def _rejected(photos: Photos, role: str) -> int:
+    """Unreadable files of a role: all, where it is the only one, else those in its folder."""
+    alone = len(photos.indices(role)) == len(photos.indices("all"))
+    return sum(alone or bad.name.partition("/")[0] == role for bad in photos.rejected)
+
+
 def _trained_on(
     loaded: Loaded, photos: Photos, which: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.bool_] | None:
@@ -219,7 +287,7 @@ def find_weights(given: Path | None) -> Path:
     """
     if given is not None:
         return given
-    run = latest_run(Path(RUNS), having=BEST)
+    run = latest_run(Path(RUNS), BEST)
     if run is None:
         raise WeightsError("no weights: runs/ holds no trained network; train one or give -m FILE")
     return run / BEST

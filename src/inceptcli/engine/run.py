@@ -68,13 +68,14 @@ def run(
         with _claimed(run_dir, config, device, resuming) as lock:
             saved = _load_state(run_dir, emit) if resuming else None
             photos = prepare_photos(config, device, stop, emit)
-            training = set_up(config, photos, device, run_dir, stop, emit)
-            if saved is not None:
-                restore(training, saved, allow_change=allow_change)
-            if lock is not None and saved is None:
-                lock.clear()  # an earlier run's files, with --overwrite
-            _begin(training, sources or {})
-            return _train(training)
+            with photos.store:
+                training = set_up(config, photos, device, run_dir, stop, emit)
+                if saved is not None:
+                    restore(training, saved, allow_change=allow_change)
+                elif lock is not None:
+                    lock.clear()  # an earlier run's files, with --overwrite
+                _begin(training, sources or {})
+                return _train(training)
 
 
 def choose_folder(config: TrainConfig) -> Path:
@@ -273,13 +274,15 @@ def _claimed(
         yield lock
 
 
-def prepare_photos(config: TrainConfig, device: Device, stop: StopRequest, emit: Emit) -> Photos:
+def prepare_photos(
+    config: TrainConfig, device: Device, stop: StopRequest, emit: Emit, *, divide: bool = True
+) -> Photos:
     """The photographs; the first process looks first, the others then find its cache."""
     if not device.is_first:
         device.wait()
     looking = True
     try:
-        photos = prepare(config, emit=emit, stopping=lambda: looking and bool(stop))
+        photos = prepare(config, divide=divide, emit=emit, stopping=lambda: looking and bool(stop))
     except StoppingError as error:
         raise StoppedError(
             "stopped before the first step; nothing was saved", stop.signum or 0

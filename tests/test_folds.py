@@ -1,0 +1,224 @@
+"""Cross-validation and repeats: each photograph tested once, and stops that lose nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+import pytest
+import torch
+
+from inceptcli.cli import main
+from inceptcli.config import TrainConfig
+from inceptcli.engine.folds import run_folds
+from inceptcli.engine.intervals import pool
+from inceptcli.engine.run import run
+from inceptcli.errors import DataError, OutputError, StoppedError, UsageError
+from inceptcli.events import EpochDone, Event, Notice
+
+SMALL = ("--img-size", "32", "-b", "16", "-j", "0", "--lr", "3e-4", "--epochs", "1")
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INCEPTCLI_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def paired(photos: Path, tmp_path: Path) -> Path:
+    """A group file that ties pictures two by two."""
+    rows = [path.relative_to(photos).as_posix() for path in sorted(photos.glob("*/*"))]
+    lines = [f"{name},{index // 2}" for index, name in enumerate(rows)]
+    (tmp_path / "groups.csv").write_text("\n".join(["path,group", *lines]) + "\n")
+    return tmp_path / "groups.csv"
+
+
+def call(*words: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    return int(stop.value.code or 0)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def settings(photos: Path, output: Path, **more: object) -> TrainConfig:
+    small = {"epochs": 1, "image_size": 32, "batch_size": 16, "workers": 0, "group": "none"}
+    return TrainConfig(root=photos, output=output, **(small | more))
+
+
+class BegunError(Exception):
+    """The first training is about to begin."""
+
+
+def end_at_the_first_training(event: Event) -> None:
+    if isinstance(event, Notice) and ": training " in event.text:
+        raise BegunError(event.text)
+
+
+def test_folds_test_each_photograph_once_and_pool(
+    photos: Path, paired: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("train", photos, "--folds", 2, "--group-file", paired, *SMALL, "-o", "run")
+    assert call(*words, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    folder = tmp_path / "run"
+    tested: Counter[str] = Counter()
+    rights, groups, accuracies = [], [], []
+    for name in ("fold1", "fold2"):
+        rows = read(folder / name / "split.csv")
+        group_of = {row["path"]: row["group"] for row in rows}
+        role_of = {row["path"]: row["role"] for row in rows}
+        assert len(rows) == 60
+        assert len({(row["group"], row["role"]) for row in rows}) == 30, "no group straddles"
+        assert Counter((row["class"], row["role"]) for row in rows)["cat", "test"] == 10
+        assert {row["role"] for row in rows} == {"train", "val", "test"}
+        answers = read(folder / name / "predictions.csv")
+        assert {row["path"] for row in answers} == {p for p in role_of if role_of[p] == "test"}
+        tested.update(row["path"] for row in answers)
+        rights.append([row["class"] == row["predicted"] for row in answers])
+        groups.append([group_of[row["path"]] for row in answers])
+        accuracies.append(float(np.mean(rights[-1])))
+        assert (folder / name / "curves.png").exists()
+        assert json.loads((folder / name / "metrics.json").read_text())["test"]["images"] == 30
+    assert set(tested.values()) == {1}
+    assert len(tested) == 60
+    assert [fold["test_accuracy"] for fold in result["folds"]] == pytest.approx(accuracies)
+    assert result["mean"] == pytest.approx(fmean(accuracies))
+    assert result["std"] == pytest.approx(stdev(accuracies))
+    assert result["interval"] == pytest.approx(list(pool(rights, groups).interval))
+    assert result == json.loads((folder / "folds.json").read_text())
+    assert call("train", "--resume", "run") == 0
+    output = capsys.readouterr()
+    assert output.out.splitlines()[-1] == "run"
+    assert f"{result['mean']:.4f}" in output.out
+    assert "fold1 is finished" in output.err
+
+
+def test_a_stopped_fold_goes_on_and_finished_ones_are_left(photos: Path, tmp_path: Path) -> None:
+    """Weights and figures are those of the unbroken training."""
+    config = settings(photos, tmp_path / "broken", folds=2, epochs=2)
+    seen: list[int] = []
+
+    def stop_in_the_second(event: Event) -> None:
+        if isinstance(event, EpochDone):
+            seen.append(event.epoch)
+            if len(seen) == 3:
+                raise StoppedError("stopped", 15)
+
+    with pytest.raises(StoppedError, match=r"stopped in fold2; .*--resume .*broken$") as caught:
+        run_folds(config, emit=stop_in_the_second)
+    assert caught.value.exit_code == 128 + 15
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "broken" / "fold1").iterdir()}
+    said: list[Event] = []
+    broken = run_folds(config, resuming=True, emit=said.append)
+    assert [event.epoch for event in said if isinstance(event, EpochDone)] == [2]
+    assert Notice("fold1 is finished") in said
+    after = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "broken" / "fold1").iterdir()}
+    assert after == before
+    split = tmp_path / "broken" / "fold2.csv"
+    whole = run(settings(photos, tmp_path / "whole", epochs=2, split=split))
+    assert whole.test is not None
+    assert broken.parts[1].val == whole.val.figures.accuracy
+    assert broken.parts[1].test == whole.test.figures.accuracy
+    one, two = (
+        torch.load(place / "last.pth", weights_only=True)["model"]
+        for place in (whole.run, broken.run / "fold2")
+    )
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_fold_that_never_saved_begins_again(photos: Path, tmp_path: Path) -> None:
+    config = settings(photos, tmp_path / "run", folds=2)
+
+    def fail(event: Event) -> None:
+        if isinstance(event, Notice) and event.text.startswith("fold2"):
+            (tmp_path / "run" / "fold2").mkdir()
+            (tmp_path / "run" / "fold2" / "config.json").write_text("{")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        run_folds(config, emit=fail)
+    assert len(run_folds(config, resuming=True).parts) == 2
+    with pytest.raises(DataError, match="--seed was 42, is 43"):
+        run_folds(replace(config, seed=43), resuming=True)
+    with pytest.raises(OutputError, match="--resume"):
+        run_folds(config)
+    with pytest.raises(DataError, match="too few for 61 folds"):
+        run_folds(replace(config, overwrite=True, folds=61))
+    assert (tmp_path / "run" / "fold2" / "best_model.pth").exists()
+    with pytest.raises(BegunError, match="fold1: training 1 of 2"):
+        run_folds(replace(config, overwrite=True, seed=43), emit=end_at_the_first_training)
+    assert not any((tmp_path / "run" / "fold2").iterdir())
+
+
+def test_repeats_have_other_seeds(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("train", photos, "--repeats", 2, "--group", "none", *SMALL, "--name", "r")
+    assert call(*words) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "runs/r"
+    folder = tmp_path / "runs" / "r"
+    seeds = [
+        json.loads((folder / name / "config.json").read_text())["settings"]["seed"]
+        for name in ("repeat1", "repeat2")
+    ]
+    assert seeds == [42, 43]
+    assert call("train", "--resume", "latest") == 0
+    assert "repeat2 is finished" in capsys.readouterr().err
+
+
+def test_repeats_of_folds_divide_anew(photos: Path, tmp_path: Path) -> None:
+    config = settings(photos, tmp_path / "run", folds=2, repeats=2)
+    with pytest.raises(BegunError, match="repeat1-fold1: training 1 of 4"):
+        run_folds(config, emit=end_at_the_first_training)
+    names = ["repeat1-fold1", "repeat1-fold2", "repeat2-fold1", "repeat2-fold2"]
+    tests = [
+        {row["path"] for row in read(tmp_path / "run" / f"{name}.csv") if row["role"] == "test"}
+        for name in names
+    ]
+    assert len(tests[0] | tests[1]) == len(tests[2] | tests[3]) == 60
+    assert tests[0] not in (tests[2], tests[3])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--folds", "1"), "--folds: 1 is outside 2 to 1000"),
+        (("--repeats", "0"), "--repeats: 0 is outside"),
+        (("--folds", "2", "--split", "split.csv"), "leave out --split"),
+        (("--folds", "2", "--dry-run"), "--dry-run"),
+    ],
+)
+def test_nonsense_is_refused_at_once(
+    words: tuple[str, ...], said: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("train", photos, *words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_folders_of_roles_and_torchrun_are_refused(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for role in ("train", "val"):
+        for path in photos.glob("*/0*.png"):
+            place = tmp_path / "roles" / role / path.parent.name / path.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(path.read_bytes())
+    config = settings(tmp_path / "roles", tmp_path / "run", folds=2)
+    with pytest.raises(UsageError, match="divided already"):
+        run_folds(config)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(DataError, match="too few for 61 folds"):
+        run_folds(settings(photos, tmp_path / "run", folds=61))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="torchrun"):
+        run_folds(config)
