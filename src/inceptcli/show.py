@@ -257,9 +257,7 @@ def evaluation(
     rows = _figure_rows(figures)
     if abstention is not None:
         rows += _abstention(abstention)
-    if result.rejected:
-        name = f"accuracy, {result.rejected:,} unreadable files as wrong"
-        rows.append((name, f"{result.accuracy_counting_rejected:.4f}"))
+    rows += _counting_rejected(result)
     title = f"{figures.images:,} photographs of role {result.role}"
     if result.trained_on is None:
         console.say("whether the network was trained on some of these photographs is unknown")
@@ -324,6 +322,13 @@ def _comparison(result: Evaluation, found: Comparison, most: int = 10) -> None:
     ]
     rows += [("", printable(result.names[i])) for i in found.differ[:most]]
     console.print_table(("comparison", ""), rows, left=2)
+
+
+def _counting_rejected(result: Evaluation) -> list[tuple[str, str]]:
+    if not result.rejected:
+        return []
+    name = f"accuracy, {result.rejected:,} unreadable files as wrong"
+    return [(name, f"{result.accuracy_counting_rejected:.4f}")]
 
 
 def _without_seen(result: Evaluation) -> tuple[str, str]:
