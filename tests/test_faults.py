@@ -30,7 +30,7 @@ from inceptcli.engine import run as engine
 from inceptcli.engine import train as loop
 from inceptcli.engine.guard import MAX_SKIPPED, Guard
 from inceptcli.errors import DataError, DivergedError, ResourceError
-from inceptcli.events import EpochDone, Event, Progress, StateSaved, Warned
+from inceptcli.events import EpochDone, Event, Notice, Progress, StateSaved, Warned
 
 SMALL = ("--img-size", "32", "-b", "4", "-j", "0", "--group", "none", "--lr", "3e-4")
 HOSTILE = ("\x1b]0;PWN\x07", "\x1b[2J", "\x9b31m", "\u202egpj", "[red]x[bold]", "[foo]", "a\nb")
@@ -349,20 +349,10 @@ def test_a_stop_asked_for_while_a_batch_is_decoded_saves_the_state(
             os.kill(os.getpid(), signal.SIGTERM)
         return opened(*words)
 
-    monkeypatch.setattr(reader.Reader.__init__, "__kwdefaults__", DEFAULTS | {"look": look})
+    monkeypatch.setitem(reader.Reader.__init__.__kwdefaults__, "look", look)
     assert call("train", pairs, *SMALL, "--cache", "none", "-o", "run") == 143
     saved, _ = engine.resume.load(Path("run"))
     assert (saved.progress.epoch, saved.progress.step) > (0, 0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def reader_defaults() -> None:
-    from inceptcli.data import reader
-
-    DEFAULTS.update(reader.Reader.__init__.__kwdefaults__ or {})
-
-
-DEFAULTS: dict[str, Any] = {}
 
 
 def test_predict_into_a_pipe_that_closes(weights: Path) -> None:
@@ -393,7 +383,7 @@ def test_stdout_closed_or_full(weights: Path) -> None:
     """S5: closed it is no fault; full is exit 5 with a line."""
     words = ("predict", weights.parents[1] / "pairs" / "cat", "-m", weights, "-j", 0)
     closed = shell('exec "$@" >&-', *words, "--csv", "rows.csv")
-    assert (closed.returncode, closed.stderr) == (0, closed.stderr)
+    assert closed.returncode == 0, closed.stderr
     assert len(read(Path("rows.csv"))) == 12
     full = shell('exec "$@" > /dev/full', *words)
     assert full.returncode == 5
@@ -881,6 +871,27 @@ def test_the_hash_seed_changes_nothing(trained: Path) -> None:
         line = [sys.executable, "-m", "inceptcli", *map(str, words)]
         subprocess.run(line, env=environment(PYTHONHASHSEED=seed), check=True)
     assert same_weights(Path("1"), Path("4711"))
+
+
+def test_a_resume_on_other_threads_says_so_once(
+    pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """N3."""
+
+    def stop(event: Event) -> None:
+        if isinstance(event, StateSaved):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(settings(pairs, Path("run"), epochs=1, save_minutes=0), emit=stop)
+    here = engine.resume.surroundings
+    monkeypatch.setattr(engine.resume, "surroundings", lambda on: here(on) | {"threads": 77})
+    told: list[Event] = []
+    config = settings(pairs, Path("run"), epochs=1, save_minutes=0)
+    engine.run(config, resuming=True, emit=told.append)
+    texts = [event.text for event in told if isinstance(event, Notice)]
+    (said,) = [text for text in texts if "not bit-exact" in text]
+    assert said.endswith(f"threads {torch.get_num_threads()} -> 77")
 
 
 def test_a_figure_that_is_not_finite_is_never_the_best(
