@@ -297,8 +297,10 @@ def test_a_plain_scripts_file_works(
     assert json.loads(capsys.readouterr().out)["outputs"] == 4
     words = ("predict", photos / "cat" / "00.png", "-m", path, "--jsonl", "-k", 4)
     assert call(*words, "--class-names", "a,b,c,d") == 0
-    names = [name for name, _ in json.loads(capsys.readouterr().out)["top"]]
+    output = capsys.readouterr()
+    names = [name for name, _ in json.loads(output.out)["top"]]
     assert sorted(names) == ["a", "b", "c", "d"]
+    assert "whether the inputs were trained on is unknown" in output.err
     assert call("evaluate", photos, "-m", path, "--classes-from", photos, "--json") == 0
     assert json.loads(capsys.readouterr().out)["images"] == 60
 

@@ -910,6 +910,8 @@ def predict(
     on = choose_device(device or "auto", precision or "auto")
     loaded = infer.load_network(find_weights(model), classes=chosen, raw=raw)
     console.say(f"weights: {loaded.weights.path}")
+    if loaded.memory is None:
+        console.say("whether the inputs were trained on is unknown: these weights do not say")
     from inceptcli.data.machine import default_workers
 
     alone = len(paths) == 1 and Path(paths[0]).is_file()  # not worth a process of its own
