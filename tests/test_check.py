@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 from PIL import Image
 
 from copies import photograph
+from inceptcli.config import DataConfig
 from inceptcli.data.check import Check, check, suspects_sheet
 from inceptcli.data.folder import Rejected
 from inceptcli.data.groups import Grouping
+from inceptcli.data.prepare import check_photos, prepare
 from inceptcli.data.reader import Facts
 
 if TYPE_CHECKING:
@@ -180,3 +183,23 @@ def test_a_sheet_has_an_end_and_may_be_empty(tmp_path: Path) -> None:
     assert sheet.height < 3 * 110
     apart = Grouping(np.arange(7), (), (), (), ())
     assert suspects_sheet(check(NAMES, CLASSES, apart, facts=[]), []).height < 60
+
+
+def test_photographs_that_a_split_leaves_out_do_not_take_part(tmp_path: Path) -> None:
+    """Their copies are no leak, and the places of the others do not shift."""
+    for name in ("a/1.png", "a/4.png", "b/2.png", "b/3.png"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        photograph(ord(name[2])).save(tmp_path / "data" / name)
+    shutil.copy(tmp_path / "data" / "b" / "3.png", tmp_path / "data" / "b" / "5.png")
+    shutil.copy(tmp_path / "data" / "a" / "1.png", tmp_path / "data" / "a" / "0.png")
+    split = tmp_path / "split.csv"
+    rows = ["path,class,role,group", "a/1.png,a,train,1", "a/4.png,a,val,2"]
+    rows += ["b/2.png,b,train,3", "b/3.png,b,train,4", "b/5.png,b,val,5"]
+    split.write_text("\n".join(rows) + "\n")
+    config = DataConfig(root=tmp_path / "data", split=split, cache="none", image_size=32)
+    found = check_photos(prepare(config))
+    assert found.images == 5
+    assert [(pair.kind, found.names[pair.first]) for pair in found.suspects] == [
+        ("two roles", "b/3.png")
+    ]
+    assert found.leaked == {"val": 1}

@@ -77,6 +77,21 @@ class Grouping:
     near_pairs: tuple[Pair, ...]
     conflicts: tuple[Pair, ...]
 
+    def among(self, kept: Ints) -> Grouping:
+        """The same of some of the files only; ``kept`` are their places, ascending."""
+        place = {int(old): new for new, old in enumerate(kept)}
+
+        def moved(pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+            return tuple((place[i], place[j]) for i, j in pairs if i in place and j in place)
+
+        return Grouping(
+            ids=self.ids[kept],
+            rules=self.rules,
+            exact_pairs=moved(self.exact_pairs),
+            near_pairs=moved(self.near_pairs),
+            conflicts=moved(self.conflicts),
+        )
+
 
 def group(
     names: Sequence[str],

@@ -53,7 +53,7 @@ class Photos:
         facts: What the one pass found out about each; None when it cannot be read.
         rejected: The files that cannot be used, each with its reason.
         unlisted: How many usable files a given split does not list.
-        grouping: How the groups were found.
+        grouping: How the groups of the usable files were found, in their order.
         store: Pixels by index.
     """
 
@@ -282,10 +282,11 @@ def write_manifest(path: Path, photos: Photos) -> None:
 def check_photos(photos: Photos) -> Check:
     """Put together what is odd about the photographs: copies, leaks, conflicts, shapes."""
     chosen = photos.indices("all")
+    listed_ones = np.flatnonzero(photos.roles[photos.labels >= 0] != NO_ROLE)
     return check(
         [photos.names[i] for i in chosen],
         [photos.classes[photos.labels[i]] for i in chosen],
-        photos.grouping,
+        photos.grouping.among(listed_ones),
         facts=[photos.facts[i] for i in chosen],
         rejected=photos.rejected,
         roles=photos.roles[chosen].tolist(),
