@@ -26,11 +26,21 @@ from inceptcli.errors import (
 )
 from inceptcli.events import Emit, silent
 from inceptcli.files import write_csv
-from inceptcli.runfolder import FOLDS, LAST, METRICS, RUNS, SPLIT, latest_run, read_settings
+from inceptcli.runfolder import (
+    FOLDS,
+    LAST,
+    METRICS,
+    RUNS,
+    SPLIT,
+    find_weights,
+    latest_run,
+    read_settings,
+)
 
 if TYPE_CHECKING:
     from inceptcli.data.layout import Link
-    from inceptcli.engine.infer import Prediction
+    from inceptcli.engine.device import Device
+    from inceptcli.engine.predict import Network, Prediction
 
 app = typer.Typer(
     name="inceptcli",
@@ -147,6 +157,27 @@ def _classes(names: str | None, folder: Path | None) -> tuple[str, ...]:
     from inceptcli.data.folder import scan
 
     return scan(folder).classes
+
+
+def _network(
+    path: Path,
+    device: str | None,
+    precision: str | None,
+    *,
+    classes: tuple[str, ...] = (),
+    raw: bool = False,
+) -> tuple[Network, Device | None]:
+    """A network and what torch runs it on; an exported one needs neither torch nor a device."""
+    from inceptcli.engine import onnx
+
+    if onnx.is_exported(path):
+        onnx.check_options(device, precision, named=bool(classes))
+        return onnx.load_onnx(path, raw=raw), None
+    from inceptcli.engine.device import choose_device
+    from inceptcli.engine.infer import load_network
+
+    on = choose_device(device or "auto", precision or "auto")
+    return load_network(path, classes=classes, raw=raw), on
 
 
 def _keep_outside(root: Path, *outputs: Path | None) -> None:
@@ -799,21 +830,23 @@ def evaluate(
         raise UsageError("--save stores what --min-precision finds; give that as well")
     from inceptcli.data.prepare import Photos, prepare
     from inceptcli.engine import evaluate as engine
-    from inceptcli.engine.device import choose_device
-    from inceptcli.engine.infer import Loaded, load_network
 
-    on = choose_device(device or "auto", precision or "auto")
-    loaded = load_network(engine.find_weights(model), classes=chosen, raw=raw)
-    console.say(f"weights: {loaded.weights.path}")
-    config = engine.photos_config(loaded.weights, given)
+    path = find_weights(model)
+    loaded, on = _network(path, device, precision, classes=chosen, raw=raw)
+    console.say(f"weights: {loaded.path}")
+    if save and on is None:
+        raise UsageError("--save stores in a weights file; give that as -m, then export it anew")
+    config = engine.photos_config(loaded, given)
     _keep_outside(config.root, output)
     with console.Listener() as listener:
 
-        def photos_for(network: Loaded, emit: Emit) -> Photos:
+        def photos_for(network: Network, emit: Emit) -> Photos:
             seen = replace(config, image_size=network.spec.image_size, resize=network.spec.resize)
             return prepare(seen, to_learn=False, divide=config.split is not None, emit=emit)
 
-        def measure(network: Loaded, photos: Photos, role: str) -> engine.Evaluation:
+        def measure(
+            network: Network, photos: Photos, role: str, on: Device | None = on
+        ) -> engine.Evaluation:
             return engine.evaluate(
                 network,
                 photos,
@@ -829,15 +862,15 @@ def evaluate(
         result = measure(loaded, photos, role)
         extras: dict[str, Any] = {}
         if against is not None:
-            rival = load_network(against, classes=chosen, raw=raw)
-            other = measure(rival, photos_for(rival, silent), role)
+            rival, there = _network(against, device, precision, classes=chosen, raw=raw)
+            other = measure(rival, photos_for(rival, silent), role, there)
             extras["against"] = engine.compare_models(result, other)
         if min_precision is not None:
             val = measure(loaded, photos, "val")
             threshold = engine.choose_threshold(val, min_precision=min_precision)
             extras["abstention"] = result.abstention(threshold)
             if save:
-                engine.save_threshold(loaded.weights, threshold)
+                engine.save_threshold(path, threshold)
     if output is not None:
         from inceptcli.report.pictures import write_evaluation
 
@@ -902,31 +935,25 @@ def predict(
         raise UsageError("--threshold: nan is no number; give one from 0 to 1")
     config = DataConfig(root=Path(), **_settings(ctx, DataConfig))
     chosen = _classes(class_names, classes_from)
-    from inceptcli.engine import infer
-    from inceptcli.engine.device import choose_device
-    from inceptcli.engine.evaluate import find_weights
     from inceptcli.engine.inputs import expand
+    from inceptcli.engine.predict import Question
+    from inceptcli.engine.predict import predict as answers
 
-    on = choose_device(device or "auto", precision or "auto")
-    loaded = infer.load_network(find_weights(model), classes=chosen, raw=raw)
-    console.say(f"weights: {loaded.weights.path}")
+    loaded, on = _network(find_weights(model), device, precision, classes=chosen, raw=raw)
+    console.say(f"weights: {loaded.path}")
     if loaded.memory is None:
         console.say("whether the inputs were trained on is unknown: these weights do not say")
     from inceptcli.data.machine import default_workers
 
     alone = len(paths) == 1 and Path(paths[0]).is_file()  # not worth a process of its own
-    question = infer.Question(
+    question = Question(
         topk=topk,
         threshold=threshold if threshold is not None else loaded.threshold,
         workers=(0 if alone else default_workers()) if config.workers is None else config.workers,
         max_megapixels=config.max_megapixels,
     )
-    rows = infer.predict(
-        expand(paths, recursive=recursive, null=null),
-        loaded,
-        on,
-        question,
-    )
+    inputs = expand(paths, recursive=recursive, null=null)
+    rows = answers(inputs, loaded, loaded.answer(on), question)
     form = "jsonl" if jsonl else "json" if as_json else "rows"
     tally = show.Tally()
     shown = tally.count(show.predictions(rows, form=form))
@@ -947,6 +974,75 @@ def _sorted(folder: Path, rows: Iterator[Prediction], link: str) -> Iterator[Pre
         if row.error is None:
             place_by_class(folder, Path(row.path), row.top[0][0], link=cast("Link", link))
         yield row
+
+
+@app.command()
+def export(
+    model: Weights = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="Write here. Without it: model.onnx, or so."
+        ),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="onnx|pt2|safetensors",
+            help="ONNX, torch.export, or the weights alone. Without it: by the ending of -o.",
+        ),
+    ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            metavar="fp32|fp16|int8",
+            help="fp16 halves the file; int8 computes faster and is calibrated on val photographs.",
+        ),
+    ] = "fp32",
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Compare the answers on these pictures. Without it: the run's val photographs.",
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Accuracy that fp16 and int8 may lose."),
+    ] = 0.01,
+    class_names: ClassNames = None,
+    classes_from: ClassesFrom = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Without the stored temperature.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a trained network as one file that other programs run, and prove that it agrees.
+
+    Example: inceptcli export -m best_model.pth -o model.onnx
+    """
+    from inceptcli.engine import export as engine
+    from inceptcli.engine.infer import load_network
+
+    endings = {ending: name for name, ending in engine.FORMATS.items()}
+    if form is None:
+        form = "onnx" if output is None else endings.get(output.suffix.lower(), "onnx")
+    one_of("--format", form, tuple(engine.FORMATS))
+    one_of("--precision", precision, engine.PRECISIONS)
+    order = engine.Order(
+        output=output or Path("model").with_suffix(engine.FORMATS[form]),
+        format=form,
+        precision=precision,
+        check=check,
+        max_drop=max_drop,
+    )
+    if check is not None:
+        _keep_outside(check, order.output)
+    path = find_weights(model)
+    network = load_network(path, classes=_classes(class_names, classes_from), raw=raw)
+    console.say(f"weights: {path}")
+    with console.Listener() as listener:
+        result = engine.export(network, order, emit=listener)
+    show.exported(result, as_json=as_json)
 
 
 @app.command()

@@ -18,9 +18,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from inceptcli.errors import DataError, OutputError, UsageError
+from inceptcli.errors import DataError, OutputError, UsageError, WeightsError
 from inceptcli.files import (
     NOFOLLOW,
     NONBLOCK,
@@ -34,7 +35,6 @@ from inceptcli.files import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
 
 if sys.platform == "win32":
@@ -152,6 +152,20 @@ def claim_run(folder: Path, *, resume: bool, overwrite: bool) -> RunLock:
     except OSError as error:
         raise cannot_write(folder, error) from error
     return lock
+
+
+def find_weights(given: Path | None) -> Path:
+    """The weights file that was given, or the best of the run that was saved last.
+
+    Raises:
+        WeightsError: None was given and ``runs/`` holds none.
+    """
+    if given is not None:
+        return given
+    run = latest_run(Path(RUNS), BEST)
+    if run is None:
+        raise WeightsError("no weights: runs/ holds no trained network; train one or give -m FILE")
+    return run / BEST
 
 
 def latest_run(runs: Path, *having: str) -> Path | None:

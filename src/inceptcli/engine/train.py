@@ -25,8 +25,9 @@ from inceptcli.data.loader import (
 )
 from inceptcli.engine.checkpoint import save_epoch, save_if_due
 from inceptcli.engine.guard import Guard
-from inceptcli.engine.infer import Watch, infer_role
+from inceptcli.engine.infer import infer_role
 from inceptcli.engine.optim import learning_rate
+from inceptcli.engine.predict import Watch
 from inceptcli.engine.training import Training
 from inceptcli.errors import DataError
 from inceptcli.events import BatchDone, EpochDone, Warned
