@@ -32,8 +32,11 @@ ONLY = {
     "rich": {"console"},
     "typer": {"cli"},
     "torchinfo": {"model.summary"},
+    "onnx": {"engine.export", "engine.quantise"},
+    "onnxruntime": {"engine.onnx", "engine.quantise"},
+    "safetensors": {"engine.export"},
 }
-WITHOUT_TORCH = {"", "errors", "events", "config", "files"}
+WITHOUT_TORCH = {"", "errors", "events", "config", "files", "engine.onnx", "engine.predict"}
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 
 

@@ -60,7 +60,6 @@ class Order:
         precision: One of ``PRECISIONS``.
         check: A folder of pictures to compare on; None for the run's val photographs.
         max_drop: The loss of accuracy above which fp16 and int8 are refused.
-        seconds: For measuring each speed.
     """
 
     output: Path
@@ -68,7 +67,6 @@ class Order:
     precision: str = "fp32"
     check: Path | None = None
     max_drop: float = 0.01
-    seconds: float = 1.0
 
     def __post_init__(self) -> None:
         """Raise UsageError for what does not go together."""
@@ -162,7 +160,7 @@ def _onnx(network: Loaded, order: Order, emit: Emit) -> Exported:
         data, accuracy = _smaller(graph, network, order, emit)
         found = open_onnx(data, order.output)
         parity = compare(found.probabilities, network, paths, emit=emit)
-    rates = speeds(network, found, seconds=order.seconds)
+    rates = speeds(network, found)
     write_bytes(order.output, data)
     exported.load_onnx(order.output)  # as it lies on the disk
     return _result(network, order, len(data), found.digest, parity, accuracy, rates)

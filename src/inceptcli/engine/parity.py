@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-3  # of a probability
 MOST_CHECKED = 64
+SECONDS = 1.0  # for measuring each speed
 
 Answers = Callable[["Pixels"], npt.NDArray[np.floating[Any]]]  # (N, H, W, 3) -> (N, C)
 
@@ -154,7 +155,7 @@ def spread(count: int, most: int) -> npt.NDArray[np.int64]:
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
-def speeds(network: Loaded, found: OnnxNetwork, *, seconds: float) -> dict[str, float]:
+def speeds(network: Loaded, found: OnnxNetwork) -> dict[str, float]:
     """Images a second in batches of 32 at the network's size, measured in turns."""
     device = choose_device("cpu", "auto")
     size = network.spec.image_size
@@ -164,17 +165,15 @@ def speeds(network: Loaded, found: OnnxNetwork, *, seconds: float) -> dict[str, 
         f"inceptcli, {device.precision}": lambda: program(pixels),
         f"ONNX Runtime, {found.description.precision}": lambda: found.probabilities(pixels),
     }
-    return _best_rates(contenders, len(pixels), seconds)
+    return _best_rates(contenders, len(pixels))
 
 
-def _best_rates(
-    contenders: dict[str, Callable[[], object]], images: int, seconds: float
-) -> dict[str, float]:
+def _best_rates(contenders: dict[str, Callable[[], object]], images: int) -> dict[str, float]:
     """The best of several turns each: what the processor can do when nothing disturbs it."""
     best = dict.fromkeys(contenders, float("inf"))
     for work in contenders.values():
         work()  # what is set up at the first call does not count
-    end = time.perf_counter() + seconds * len(contenders)
+    end = time.perf_counter() + SECONDS * len(contenders)
     while True:
         for name, work in contenders.items():
             start = time.perf_counter()
