@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -37,6 +38,28 @@ def curves(history: Sequence[EpochDone], *, val_name: str = "val") -> bytes:
         for epoch in best:
             axes.axvline(epoch, color=GREY, linestyle=":", label=f"best epoch: {epoch}")
         axes.set(title=name.capitalize(), xlabel="epoch", ylabel=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    left.set_ylim(0, 1.02)
+    right.set_ylim(bottom=0)
+    return _png(figure)
+
+
+def overlaid(histories: Sequence[tuple[str, Sequence[EpochDone]]]) -> bytes:
+    """Accuracy and loss of several runs over one another: a colour a run, train dashed."""
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for (name, history), colour in zip(histories, (BLUE, ORANGE), strict=True):
+        epochs = [row.epoch for row in history]
+        for role, style in (("train", "--"), ("val", "-")):
+            for axes, kind in ((left, "accuracy"), (right, "loss")):
+                values = [getattr(row, f"{role}_{kind}") for row in history]
+                label = f"{_names([name])[0]}, {role}"
+                marker = "o" if len(history) == 1 else ""
+                axes.plot(epochs, values, style, color=colour, label=label, marker=marker)
+    for axes, kind in ((left, "accuracy"), (right, "loss")):
+        axes.set(title=kind.capitalize(), xlabel="epoch", ylabel=kind)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
@@ -100,6 +123,12 @@ def samples(rows: Sequence[tuple[str, npt.NDArray[np.uint8]]], *, columns: int =
             axes.imshow(picture)
         line[0].set_title(_names([name])[0], loc="left", fontsize=11)
     return _png(figure)
+
+
+def heat(values: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+    """Values from 0 to 1, of any shape, as colours from dark to bright: (..., 3) uint8."""
+    colours: npt.NDArray[np.float64] = colormaps["inferno"](np.asarray(values, np.float64))
+    return (colours[..., :3] * 255).round().astype(np.uint8)
 
 
 def _names(names: Sequence[str]) -> list[str]:
