@@ -13,7 +13,7 @@ from html import escape
 from inceptcli.files import printable
 
 WIDTH, HEIGHT = 420, 270  # in the chart's own units; the page scales it
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 12.0, 44.0
+LEFT, RIGHT, TOP, BOTTOM = 66.0, 12.0, 12.0, 44.0
 MAX_SERIES = 8  # colours and dashes that the page's style has
 MAX_POINTS = 150  # of one line
 MAX_DOTS = 60  # points up to which each is drawn and says its value
@@ -165,7 +165,7 @@ def _axis_names(x: str, y: str) -> str:
     middle = (LEFT + WIDTH - RIGHT) / 2
     height = (TOP + HEIGHT - BOTTOM) / 2
     across = _text("axis middle", middle, HEIGHT - 6, x)
-    return across + _text("axis middle", 13, height, y, turned=True)
+    return across + _text("axis middle", 12, height, y, turned=True)
 
 
 def _mark(frame: _Frame, x: float, name: str) -> str:

@@ -481,7 +481,7 @@ def made_by(subject: Subject, description: Mapping[str, Any]) -> dict[str, Any]:
     stored = description.get("settings") or (record.settings if record else {})
     sources = description.get("sources") or {}
     settings = [
-        (option_name(name), _words(value), sources.get(name, ""))
+        ("DATA" if name == "root" else option_name(name), _words(value), sources.get(name, ""))
         for name, value in stored.items()
         if value is not None
     ]
@@ -497,7 +497,7 @@ def made_by(subject: Subject, description: Mapping[str, Any]) -> dict[str, Any]:
         name: _words(value) for name, value in (description.get("surroundings") or {}).items()
     }
     versions = description.get("versions") or (dict(record.versions) if record else {})
-    facts |= {f"{name} (version)": value for name, value in versions.items()}
+    facts |= versions
     return {
         "settings": settings,
         "facts": [(name, str(value)) for name, value in facts.items() if value],

@@ -24,8 +24,8 @@ from inceptcli.data.reader import read
 from inceptcli.engine.infer import Loaded, Prediction
 from inceptcli.errors import DataError, OutputError
 from inceptcli.files import cannot_write, printable, write_bytes
-from inceptcli.report.plots import heat
 
+DIMMED = 0.15
 BATCH_SIZE = 8  # with gradients, so smaller than a batch of inference
 Pixels = npt.NDArray[np.uint8]
 Maps = npt.NDArray[np.float32]
@@ -107,13 +107,13 @@ def attributions(loaded: Loaded, pixels: Pixels, targets: Sequence[int]) -> Maps
 
 
 def overlay(pixels: Pixels, found: Maps) -> Pixels:
-    """A map laid over its picture: (S, S, 3) uint8 and (S, S) -> (S, S, 3) uint8.
+    """A picture lit by its map: (S, S, 3) uint8 and (S, S) -> (S, S, 3) uint8.
 
-    The picture shows where the map is low, the map's colours where it is high.
+    It is as it was where the map is 1, and ``DIMMED`` of that where it is 0: colours laid over it
+    would be taken for the picture's own.
     """
-    share = 0.15 + 0.5 * found[..., None]
-    mixed = (1 - share) * pixels + share * heat(found)
-    return mixed.round().astype(np.uint8)
+    light = DIMMED + (1 - DIMMED) * found[..., None]
+    return (pixels * light).round().astype(np.uint8)
 
 
 def explained(

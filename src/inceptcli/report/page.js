@@ -39,7 +39,7 @@
 
   // The confusion matrix: a cell that is pressed shows its photographs.
   const matrix = find("matrix");
-  const show = (button) => {
+  const show = (button, chosen) => {
     const pressed = button.getAttribute("aria-pressed") === "true";
     for (const each of matrix.querySelectorAll("button")) each.setAttribute("aria-pressed", "false");
     find("cell").hidden = pressed;
@@ -57,14 +57,19 @@
       make("code", { textContent: p.path, className: "name" }), ` ${p.probability.toFixed(4)}`)));
     const rest = count - photos.length;
     find("cell-rest").textContent = rest > 0 ? `${rest.toLocaleString("en")} more stand in predictions.csv` : "";
+    if (!chosen) return;
     find("cell-title").focus({ preventScroll: true });
     find("cell").scrollIntoView({ block: "nearest" });
   };
   if (matrix) {
     matrix.addEventListener("click", (event) => {
       const button = event.target.closest("button");
-      if (button) show(button);
+      if (button) show(button, true);
     });
+    const count = (button) => store.matrix[button.dataset.true][button.dataset.predicted];
+    const wrong = [...matrix.querySelectorAll("[class^=wrong] button")];
+    const first = wrong.reduce((most, each) => (most && count(most) >= count(each) ? most : each), null);
+    if (first) show(first, false);  // what is confused most often
   }
 
   // Mistakes: filtered by the pair of classes; a path is copied by its button.

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -123,12 +122,6 @@ def samples(rows: Sequence[tuple[str, npt.NDArray[np.uint8]]], *, columns: int =
             axes.imshow(picture)
         line[0].set_title(_names([name])[0], loc="left", fontsize=11)
     return _png(figure)
-
-
-def heat(values: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-    """Values from 0 to 1, of any shape, as colours from dark to bright: (..., 3) uint8."""
-    colours: npt.NDArray[np.float64] = colormaps["inferno"](np.asarray(values, np.float64))
-    return (colours[..., :3] * 255).round().astype(np.uint8)
 
 
 def _names(names: Sequence[str]) -> list[str]:
