@@ -7,6 +7,7 @@ Universal Design", 2008); lines differ in style as well.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -132,5 +133,7 @@ def _names(names: Sequence[str]) -> list[str]:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    with warnings.catch_warnings():  # of scripts that matplotlib's font lacks: boxes are drawn
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
+        figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
