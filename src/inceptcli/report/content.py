@@ -136,7 +136,7 @@ def headline(main: Mapping[str, Any], history: Sequence[EpochDone]) -> dict[str,
             "trained on."
         )
     if main["rejected"]:
-        notes.append(f"{main['rejected']:,} files could not be read and are not counted.")
+        notes.append(f"Files that could not be read and are not counted: {main['rejected']:,}.")
     if main["absent"]:
         notes.append(f"Classes without a photograph here: {', '.join(main['absent'][:20])}.")
     best = [row.epoch for row in history if row.best][-1:]
