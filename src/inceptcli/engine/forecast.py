@@ -17,7 +17,7 @@ from inceptcli.engine.device import Device
 from inceptcli.engine.infer import Classifier
 from inceptcli.engine.run import joined, prepare_photos, set_up
 from inceptcli.engine.signals import StopRequest
-from inceptcli.engine.train import batches_of, train_step
+from inceptcli.engine.train import batches_of, crop_of, train_step
 from inceptcli.events import Emit, Notice, silent
 
 STEPS = 3  # timed ones; one more before them warms up
@@ -60,7 +60,7 @@ def forecast(config: TrainConfig, *, emit: Emit = silent) -> Forecast:
         steps = batches_of(training, 1)
         training.parallel.train()
         started, made = time.monotonic(), 0
-        for batch in Loader(photos.store, steps[: STEPS + 1]):
+        for batch in Loader(photos.store, steps[: STEPS + 1], crop=crop_of(training)):
             train_step(training, batch, total=len(steps[batch.step]))[0].sum().item()
             if batch.step == 0:
                 started = time.monotonic()  # the first step also chooses kernels

@@ -13,12 +13,14 @@ from typing import Any
 import torch
 
 from inceptcli import __version__
-from inceptcli.config import TrainConfig
+from inceptcli.config import MIN_IMAGE_SIZE, TrainConfig, known
 from inceptcli.data.fingerprints import MOST, make_fingerprints
 from inceptcli.data.folder import check_output
 from inceptcli.data.prepare import Photos, prepare, write_manifest
 from inceptcli.data.reader import StoppingError
 from inceptcli.engine import resume
+from inceptcli.engine.adapt import adapt
+from inceptcli.engine.average import Average
 from inceptcli.engine.conclude import TrainResult, conclude
 from inceptcli.engine.device import Device, choose_device, leave, make_deterministic
 from inceptcli.engine.optim import balanced_class_weights, loss_per_image, make_optimizer
@@ -74,7 +76,7 @@ def run(
                     restore(training, saved, allow_change=allow_change)
                 elif lock is not None:
                     lock.clear()  # an earlier run's files, with --overwrite
-                _begin(training, sources or {})
+                _begin(training, {**(sources or {}), **training.reasons})
                 return _train(training)
 
 
@@ -100,9 +102,13 @@ def set_up(
     emit: Emit,
 ) -> Training:
     """A training that stands before its first step."""
+    config, reasons = adapt(config, photos)
     torch.manual_seed(config.seed)
     outputs = max(config.min_outputs, len(photos.classes))
-    model = device.place(build(config.arch, outputs, config.image_size))
+    # At a size that is not the tutorial's the last pool takes any: sizes change in training.
+    pooled = config.image_size if config.train_sizes == (1.0, 1.0) else MIN_IMAGE_SIZE
+    model = device.place(build(config.arch, outputs, pooled))
+    average = Average(model, steps=config.ema_epochs * steps_per_epoch(config, photos))
     class_weights = None
     if config.class_weights == "balanced":
         labels = torch.from_numpy(photos.labels[photos.indices("train")])
@@ -115,14 +121,26 @@ def set_up(
         parallel=device.distribute(model),
         optimizer=make_optimizer(model, config),
         scaler=device.scaler(),
+        average=average,
         losses_of=loss_per_image(double_softmax=config.double_softmax, class_weights=class_weights),
+        objective_of=loss_per_image(
+            double_softmax=config.double_softmax,
+            class_weights=class_weights,
+            label_smoothing=config.label_smoothing,
+        ),
         described=resume.describe_photos(photos),
         run_dir=run_dir,
         record=_record(config, photos, device, outputs),
         fingerprints=_fingerprints(photos, emit) if config.fingerprints else None,
         stop=stop,
         emit=emit,
+        reasons=reasons,
     )
+
+
+def steps_per_epoch(config: TrainConfig, photos: Photos) -> int:
+    """Steps of the optimizer in an epoch, up to one."""
+    return max(1, len(photos.indices("train")) // known(config.batch_size))
 
 
 def restore(training: Training, saved: Saved, *, allow_change: bool) -> None:
@@ -149,6 +167,7 @@ def restore(training: Training, saved: Saved, *, allow_change: bool) -> None:
     t.model.load_state_dict(saved.model)
     t.optimizer.load_state_dict(saved.optimizer)
     t.scaler.load_state_dict(saved.scaler)
+    t.average.load_state_dict(saved.average)
     t.progress = saved.progress
 
 
@@ -186,7 +205,7 @@ def _train(t: Training) -> TrainResult:
         if not is_out_of_memory(error):
             raise
     # Out here nothing holds the step's tensors any more.
-    smaller = max(2, t.config.batch_size // 2)
+    smaller = max(2, known(t.config.batch_size) // 2)
     where = f"{t.device.torch_device}, epoch {t.progress.epoch}, step {t.progress.step + 1}"
     again = f"start again with -b {smaller}"
     if (t.run_dir / LAST).exists():
