@@ -16,7 +16,7 @@ from typing import Any, Literal, Self, get_args, get_type_hints
 from inceptcli.errors import UsageError
 
 Recipe = Literal["default", "tutorial"]
-Arch = Literal["inception_v1"]
+Arch = Literal["inception_v1", "inception_v1_bn", "inception_v1_aux", "googlenet"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["constant", "cosine"]
 Resize = Literal["stretch", "crop", "pad"]

@@ -102,7 +102,7 @@ def set_up(
     """A training that stands before its first step."""
     torch.manual_seed(config.seed)
     outputs = max(config.min_outputs, len(photos.classes))
-    model = device.place(build(config.arch, outputs, config.image_size))
+    model = device.place(build(config.arch, outputs, config.image_size, training=True))
     class_weights = None
     if config.class_weights == "balanced":
         labels = torch.from_numpy(photos.labels[photos.indices("train")])
