@@ -45,6 +45,12 @@ app = typer.Typer(
 
 DEFAULTS = {item.name: item.default for item in fields(TrainConfig)}
 LINKS = ("symlink", "hardlink", "copy")
+ARCHS = get_args(Arch)
+ARCH_HELP = (
+    "Network: the tutorial's; with batch norm in the stem too and one linear layer; with the "
+    "paper's two auxiliary classifiers in training; torchvision's, which has 3x3 where the paper "
+    "has 5x5."
+)
 DATA, MODEL, TRAINING, OUTPUT = "Data", "Network", "Training", "Output"
 
 
@@ -362,7 +368,7 @@ def summary(
     image_size: Annotated[
         int, typer.Option("--img-size", min=32, max=2048, help="Input in pixels.")
     ] = 224,
-    arch: Annotated[str, typer.Option(help="Network.")] = "inception_v1",
+    arch: Annotated[str, typer.Option(metavar="|".join(ARCHS), help=ARCH_HELP)] = "inception_v1",
     batch_size: Annotated[
         int, typer.Option("-b", "--batch-size", min=1, max=100_000, help="For the memory figures.")
     ] = 1,
@@ -380,7 +386,7 @@ def summary(
 
     Example: inceptcli summary --classes 4
     """
-    one_of("--arch", arch, get_args(Arch))
+    one_of("--arch", arch, ARCHS)
     if weights is not None:
         from inceptcli.model.weights import load_weights
 
@@ -393,6 +399,8 @@ def summary(
         return
     if blocks:
         rows = model.block_table(arch, image_size=image_size)
+        if arch == "googlenet":
+            console.say("torchvision has 3x3 convolutions where the paper and this table say 5x5")
         show.blocks(rows, as_json=as_json, markdown=markdown)
         return
     layers = model.layer_table(arch, classes=classes, image_size=image_size, batch_size=batch_size)
@@ -401,6 +409,8 @@ def summary(
         measured = model.measure_memory(
             arch, classes=classes, image_size=image_size, batch_size=batch_size
         )
+    if arch == "inception_v1_aux":
+        console.say("as it is trained: files and predictions are without aux1 and aux2")
     show.layers(layers, measured, as_json=as_json, markdown=markdown)
 
 
@@ -562,7 +572,9 @@ def train(
             "--patience", panel=TRAINING, help="Stop after so many epochs without a better one."
         ),
     ] = None,
-    arch: Annotated[str | None, _option("--arch", panel=MODEL, help="Network.")] = None,
+    arch: Annotated[
+        str | None, _option("--arch", panel=MODEL, metavar="|".join(ARCHS), help=ARCH_HELP)
+    ] = None,
     image_size: ImageSize = None,
     resize: ResizeBy = None,
     device: DeviceOption = None,

@@ -107,7 +107,7 @@ def set_up(
     outputs = max(config.min_outputs, len(photos.classes))
     # At a size that is not the tutorial's the last pool takes any: sizes change in training.
     pooled = config.image_size if config.train_sizes == (1.0, 1.0) else MIN_IMAGE_SIZE
-    model = device.place(build(config.arch, outputs, pooled))
+    model = device.place(build(config.arch, outputs, pooled, training=True))
     average = Average(model, steps=config.ema_epochs * steps_per_epoch(config, photos))
     class_weights = None
     if config.class_weights == "balanced":

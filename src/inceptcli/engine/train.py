@@ -24,6 +24,7 @@ from inceptcli.engine.training import Training
 from inceptcli.errors import DataError
 from inceptcli.events import BatchDone, EpochDone, Warned
 from inceptcli.files import printable
+from inceptcli.model.inception import AUXILIARY_WEIGHT, heads
 
 
 class Validation(NamedTuple):
@@ -114,10 +115,12 @@ def train_step(training: Training, batch: Batch, *, total: int) -> tuple[Tensor,
     images = network_input(t, batch)  # (n, 3, S, S) float32
     labels = torch.from_numpy(t.photos.labels[batch.indices]).to(device.torch_device)  # (n,)
     with device.autocast():
-        logits = t.parallel(images)  # (n, C)
-    objective = t.objective_of(logits.float(), labels)  # (n,)
+        logits, *auxiliary = heads(t.parallel(images))  # (n, C) each
+    objective = t.objective_of(logits.float(), labels).sum()
+    for each in auxiliary:
+        objective = objective + AUXILIARY_WEIGHT * t.objective_of(each.float(), labels).sum()
     # Gradients are averaged over processes; this makes that the mean over all images.
-    loss = objective.sum() * (device.world / total)
+    loss = objective * (device.world / total)
     t.optimizer.zero_grad(set_to_none=True)
     t.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     t.scaler.step(t.optimizer)
