@@ -122,8 +122,8 @@ class TrainConfig(DataConfig):
     warmup_epochs: float | None = None  # a full first step can kill ReLUs: a tenth of the run
     label_smoothing: float = 0.1  # keeps few pictures from being learned by heart
     flips: Flips = "h"  # most things look alike in a mirror; upside down only when asked for
-    crop_area: float = 0.35  # smallest part of a picture that a training crop shows; 1: all
-    color_jitter: float = 0.3  # brightness, contrast and saturation change by up to this part
+    crop_area: float = 0.25  # smallest part of a picture that a training crop shows; 1: all
+    color_jitter: float = 0.2  # brightness, contrast and saturation change by up to this part
     random_erase: float = 0.0  # probability of covering a box of a training picture
     train_sizes: tuple[float, float] = (0.5, 0.875)  # of image_size: small is cheap, and a crop
     # shows things larger than validation does, which a smaller training size makes up for
