@@ -233,7 +233,9 @@ def test_the_auxiliary_losses_count_three_tenths(tmp_path: Path) -> None:
     from inceptcli.engine.signals import StopRequest
     from inceptcli.engine.train import network_input
 
-    config = settings(draw_pairs(tmp_path / "pairs"), tmp_path / "run", arch="inception_v1_aux")
+    config = settings(
+        draw_pairs(tmp_path / "pairs"), tmp_path / "run", arch="inception_v1_aux", label_smoothing=0
+    )
     device, stop = choose_device("cpu", "fp32"), StopRequest()
     photos = prepare_photos(config, device, stop, lambda _: None)
     with photos.store:

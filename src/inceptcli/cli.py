@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from inceptcli import __version__, console, show
-from inceptcli.config import Arch, DataConfig, TrainConfig, one_of, resolve
+from inceptcli.config import Arch, DataConfig, TrainConfig, one_of, option_name, resolve
 from inceptcli.errors import (
     DataError,
     InceptcliError,
@@ -121,8 +121,9 @@ def _settings(ctx: typer.Context, kind: type[DataConfig]) -> dict[str, Any]:
     """What was given on the command line of the settings that ``kind`` has."""
     known = {item.name for item in fields(kind)}
     given = {k: v for k, v in ctx.params.items() if k in known and v is not None}
-    if "ratio" in given:
-        given["ratio"] = _numbers("--ratio", given["ratio"])
+    for name in ("ratio", "train_sizes"):
+        if name in given:
+            given[name] = _numbers(option_name(name), given[name])
     if "root" in given:
         given["root"] = given["root"].absolute()
     return given
@@ -511,10 +512,17 @@ def train(
     ] = None,
     batch_size: Annotated[
         int | None,
-        _option("-b", "--batch-size", panel=TRAINING, help="Images a step, over all processes."),
+        _option(
+            "-b", "--batch-size", panel=TRAINING, help="Images a step; without it by their number."
+        ),
     ] = None,
     lr: Annotated[
-        float | None, _option("--lr", panel=TRAINING, help="Largest learning rate.")
+        float | None,
+        _option(
+            "--lr",
+            panel=TRAINING,
+            help="Largest learning rate; without it by --optimizer and batch size.",
+        ),
     ] = None,
     optimizer: Annotated[
         str | None,
@@ -537,7 +545,11 @@ def train(
     ] = None,
     warmup_epochs: Annotated[
         float | None,
-        _option("--warmup-epochs", panel=TRAINING, help="In which the learning rate rises."),
+        _option(
+            "--warmup-epochs",
+            panel=TRAINING,
+            help="In which the learning rate rises; without it a tenth.",
+        ),
     ] = None,
     flips: Annotated[
         str | None,
@@ -548,13 +560,62 @@ def train(
             help="Random mirror images: none, left-right, also upside down.",
         ),
     ] = None,
+    label_smoothing: Annotated[
+        float | None,
+        _option(
+            "--label-smoothing",
+            panel=TRAINING,
+            help="Part of each label that is spread over all classes.",
+        ),
+    ] = None,
+    crop_area: Annotated[
+        float | None,
+        _option(
+            "--crop-area",
+            panel=TRAINING,
+            help="Train on random crops of at least this part of a picture; 1: on all of it.",
+        ),
+    ] = None,
+    color_jitter: Annotated[
+        float | None,
+        _option(
+            "--color-jitter",
+            panel=TRAINING,
+            help="Change brightness, contrast and saturation by up to this part.",
+        ),
+    ] = None,
+    random_erase: Annotated[
+        float | None,
+        _option(
+            "--random-erase",
+            panel=TRAINING,
+            help="Probability of covering a box of a training picture.",
+        ),
+    ] = None,
+    train_sizes: Annotated[
+        str | None,
+        _option(
+            "--train-sizes",
+            panel=TRAINING,
+            metavar="A,B",
+            help="Training pictures grow from the first to the second part of --img-size.",
+        ),
+    ] = None,
+    ema_epochs: Annotated[
+        float | None,
+        _option(
+            "--ema-epochs",
+            panel=TRAINING,
+            help="Average the weights over about so many epochs; 0: take the latest.",
+        ),
+    ] = None,
     class_weights: Annotated[
         str | None,
         _option(
             "--class-weights",
             panel=TRAINING,
-            metavar="none|balanced",
-            help="Let small classes count as much as large ones.",
+            metavar="none|balanced|auto",
+            help="Let small classes count as much as large ones; auto: where one is rare.",
         ),
     ] = None,
     monitor: Annotated[
