@@ -75,7 +75,7 @@ def test_crops_have_the_area_and_aspect_promised() -> None:
     assert (width / height).min() > 1 / 1.36
 
 
-def test_a_crop_is_pillows(tmp_path: Path) -> None:
+def test_a_crop_is_pillows() -> None:
     """Cut and resized as Pillow does it, to one grey level."""
     images = noise(3, 64, 64, 3)
     boxes = np.array([[3, 5, 40, 50], [0, 0, 64, 64], [20, 10, 33, 44]])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -121,6 +122,8 @@ def _settings(ctx: typer.Context, kind: type[DataConfig]) -> dict[str, Any]:
     """What was given on the command line of the settings that ``kind`` has."""
     known = {item.name for item in fields(kind)}
     given = {k: v for k, v in ctx.params.items() if k in known and v is not None}
+    if "time_seconds" in given:
+        given["time_seconds"] = _seconds(given["time_seconds"])
     for name in ("ratio", "train_sizes"):
         if name in given:
             given[name] = _numbers(option_name(name), given[name])
@@ -134,6 +137,18 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise UsageError(f"{option}: '{text}' is not numbers with commas between") from error
+
+
+def _seconds(text: str) -> float:
+    """Seconds of a duration: 90s, 30m, 1.5h, 1h30m."""
+    parts = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip().lower())
+    if not text.strip() or parts is None:
+        raise UsageError(f"--time: '{text}' is no duration; give for example 30m, 1h30m or 90s")
+    try:
+        units = zip(parts.groups(), (3600, 60, 1), strict=True)
+        return sum(float(number) * unit for number, unit in units if number)
+    except ValueError as error:
+        raise UsageError(f"--time: '{text}' is no duration; give for example 30m") from error
 
 
 def _pair(option: str, text: str) -> tuple[str, str]:
@@ -627,6 +642,15 @@ def train(
             help="What the best epoch is best in; ties go to the lower loss.",
         ),
     ] = None,
+    time_seconds: Annotated[
+        str | None,
+        _option(
+            "--time",
+            panel=TRAINING,
+            metavar="30m",
+            help="Plan epochs and sizes that were not given so that training ends in this time.",
+        ),
+    ] = None,
     patience: Annotated[
         int | None,
         _option(
@@ -725,6 +749,14 @@ def train(
             help="Let the weights remember which pictures they were trained on.",
         ),
     ] = None,
+    find_rate: Annotated[
+        bool,
+        typer.Option(
+            "--find-lr",
+            rich_help_panel=TRAINING,
+            help="Learning-rate range test: print a suggestion for --lr, draw -o/find_lr.png.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -750,6 +782,9 @@ def train(
         raise UsageError("train: which photographs? give a folder, as in: inceptcli train data/")
     else:
         config, sources = resolve(recipe or "default", typed)
+    if find_rate:
+        _find_lr(config, as_json=as_json)
+        return
     if config.folds or config.repeats:
         if dry_run or allow_change:
             raise UsageError("--folds and --repeats go with neither --dry-run nor --allow-change")
@@ -763,7 +798,7 @@ def train(
     script_lines = config.recipe == "tutorial"
     with console.Listener(rows_to_stdout=not as_json, script_lines=script_lines) as listener:
         if dry_run:
-            show.forecast(forecast(config, emit=listener), as_json=as_json)
+            show.forecast(forecast(config, sources=sources, emit=listener), as_json=as_json)
             return
         result = run(
             config,
@@ -776,6 +811,17 @@ def train(
             return
         write_run(result)
     show.training(result, as_json=as_json)
+
+
+def _find_lr(config: TrainConfig, *, as_json: bool) -> None:
+    from inceptcli.engine.find_lr import find_lr
+    from inceptcli.engine.run import choose_folder
+    from inceptcli.report.pictures import write_range_test
+
+    folder = choose_folder(config) if config.output or config.name else Path(RUNS)
+    with console.Listener(rows_to_stdout=False) as listener:
+        found = find_lr(config, emit=listener)
+    show.range_test(found, write_range_test(folder, found), as_json=as_json)
 
 
 def _train_folds(

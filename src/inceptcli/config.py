@@ -133,6 +133,7 @@ class TrainConfig(DataConfig):
     double_softmax: bool = False  # the tutorial's loss: cross-entropy of a softmax of a softmax
     min_outputs: int = 1  # the tutorial's network has four outputs for its two classes
     monitor: Monitor = "val_accuracy"
+    time_seconds: float | None = None  # epochs and sizes are planned to end in this time
     patience: int | None = None  # epochs without a better one before stopping; None: never
     device: DeviceName = "auto"
     precision: Precision = "auto"
@@ -250,6 +251,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "min_outputs": (1, 1_000_000),
     "image_size": (MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
     "patience": (1, 100_000),
+    "time_seconds": (1.0, 1e9),
     "seed": (0, 2**63 - 1),
     "folds": (2, 1000),
     "repeats": (2, 1000),
@@ -262,7 +264,9 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 def option_name(field_name: str) -> str:
     """``batch_size`` -> ``--batch-size``, as the command line spells it."""
-    return {"image_size": "--img-size"}.get(field_name, "--" + field_name.replace("_", "-"))
+    return {"image_size": "--img-size", "time_seconds": "--time"}.get(
+        field_name, "--" + field_name.replace("_", "-")
+    )
 
 
 def check_ratio(ratio: tuple[float, ...]) -> None:

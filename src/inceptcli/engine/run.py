@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from inceptcli.engine.average import Average
 from inceptcli.engine.conclude import TrainResult, conclude
 from inceptcli.engine.device import Device, choose_device, leave, make_deterministic
 from inceptcli.engine.optim import balanced_class_weights, loss_per_image, make_optimizer
+from inceptcli.engine.plan import Speed, measure, plan
 from inceptcli.engine.resume import Saved
 from inceptcli.engine.signals import StopRequest
 from inceptcli.engine.train import fit
@@ -71,13 +74,34 @@ def run(
             saved = _load_state(run_dir, emit) if resuming else None
             photos = prepare_photos(config, device, stop, emit)
             with photos.store:
+                config, planned = _in_time(config, photos, device, stop, saved, sources or {})
                 training = set_up(config, photos, device, run_dir, stop, emit)
                 if saved is not None:
                     restore(training, saved, allow_change=allow_change)
                 elif lock is not None:
                     lock.clear()  # an earlier run's files, with --overwrite
-                _begin(training, {**(sources or {}), **training.reasons})
+                _begin(training, {**(sources or {}), **planned, **training.reasons})
                 return _train(training)
+
+
+def _in_time(
+    config: TrainConfig,
+    photos: Photos,
+    device: Device,
+    stop: StopRequest,
+    saved: Saved | None,
+    sources: Mapping[str, str],
+) -> tuple[TrainConfig, dict[str, str]]:
+    """Plan a training for ``--time``, or take the plan of a saved one; others are as they are."""
+    if config.time_seconds is None:
+        return config, {}
+    if saved is not None:
+        then = saved.settings
+        sizes = (float(then["train_sizes"][0]), float(then["train_sizes"][1]))
+        return replace(config, epochs=int(then["epochs"]), train_sizes=sizes), {}
+    speed = measure(set_up(config, photos, device, Path(), stop, silent))
+    speed = Speed(**json.loads(device.share(json.dumps(asdict(speed)))))  # the first process's
+    return plan(config, speed, sources)
 
 
 def choose_folder(config: TrainConfig) -> Path:

@@ -45,7 +45,7 @@ def fit(training: Training) -> None:
         OutputError: The last save failed.
     """
     t, progress = training, training.progress
-    while progress.epoch <= t.config.epochs and not out_of_patience(t):
+    while progress.epoch <= t.config.epochs and not (out_of_patience(t) or out_of_time(t)):
         train_loss, train_accuracy = train_one_epoch(t)
         started = time.monotonic()
         val = validate(t)
@@ -213,6 +213,18 @@ def out_of_patience(training: Training) -> bool:
     """Whether more epochs than ``--patience`` have gone by without a better one."""
     progress, patience = training.progress, training.config.patience
     return patience is not None and progress.epoch - 1 - progress.best_epoch >= patience
+
+
+def out_of_time(training: Training) -> bool:
+    """Whether one more epoch like the last would end after ``--time``; all processes agree.
+
+    The plan leaves room; this is for a machine that has become slower.
+    """
+    history, limit = training.progress.history, training.config.time_seconds
+    if limit is None or not history:
+        return False
+    spent = sum(row.seconds for row in history)
+    return bool(training.device.most(int(spent + history[-1].seconds > limit)))
 
 
 class Clock:

@@ -84,6 +84,18 @@ def reliability(before: Sequence[Any], after: Sequence[Any], *, title: str) -> b
     return _png(figure)
 
 
+def range_test(rates: Sequence[float], losses: Sequence[float], *, suggestion: float) -> bytes:
+    """The loss against the learning rate, the suggestion marked."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=BLUE)
+    axes.axvline(suggestion, color=ORANGE, linestyle="--", label=f"suggestion: {suggestion:g}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, running mean")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left")
+    return _png(figure)
+
+
 def accuracy_time(curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]) -> bytes:
     """Val accuracy against seconds of training: for each recipe one line a seed.
 
