@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # torch and its weight stay away until a command needs them
     from inceptcli.engine.conclude import TrainResult
     from inceptcli.engine.evaluate import Evaluation
     from inceptcli.engine.figures import BinaryFigures, Figures
-    from inceptcli.engine.folds import FoldsResult
     from inceptcli.engine.find_lr import RangeTest
+    from inceptcli.engine.folds import FoldsResult
     from inceptcli.engine.forecast import Forecast
     from inceptcli.engine.infer import Prediction
     from inceptcli.model.summary import BlockRow, LayerTable, MeasuredMemory, Reduction
