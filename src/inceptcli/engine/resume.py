@@ -84,6 +84,7 @@ class Saved:
         settings: The training's settings, as ``TrainConfig.to_json`` gives them.
         surroundings: Versions, threads and device: what may change the last bits.
         photos: What ``describe_photos`` says of its photographs.
+        average: The averaged network's ``state_dict``; empty when there is none.
     """
 
     progress: Progress
@@ -93,6 +94,7 @@ class Saved:
     settings: dict[str, Any]
     surroundings: dict[str, Any]
     photos: dict[str, Any]
+    average: dict[str, Any]
 
 
 def save(run_dir: Path, saved: Saved) -> None:

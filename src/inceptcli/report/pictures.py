@@ -11,6 +11,7 @@ from inceptcli.data.check import Check, suspects_sheet
 from inceptcli.data.prepare import Photos
 from inceptcli.engine.conclude import TrainResult
 from inceptcli.engine.evaluate import Evaluation, write_metrics, write_predictions
+from inceptcli.engine.find_lr import RangeTest
 from inceptcli.files import cannot_write, write_bytes
 from inceptcli.report import plots
 from inceptcli.report.runs import RunPair
@@ -23,6 +24,7 @@ from inceptcli.runfolder import (
     SAMPLES,
 )
 
+FIND_LR = "find_lr.png"
 SAMPLES_A_CLASS = 8
 MAX_CLASSES = 30  # rows of a contact sheet
 
@@ -36,6 +38,21 @@ def write_run(result: TrainResult) -> None:
     write_bytes(result.run / CURVES, plots.curves(result.history))
     write_samples(result.run / SAMPLES, result.photos)
     _write_figures(result.run, result.test or result.val)
+
+
+def write_range_test(folder: Path, found: RangeTest) -> Path:
+    """Draw ``find_lr.png`` into a folder, which is made if need be; its path.
+
+    Raises:
+        OutputError: It could not be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    picture = plots.range_test(found.rates, found.losses, suggestion=found.suggestion)
+    write_bytes(folder / FIND_LR, picture)
+    return folder / FIND_LR
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:

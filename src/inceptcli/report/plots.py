@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,38 @@ def reliability(before: Sequence[Any], after: Sequence[Any], *, title: str) -> b
         axes.plot(confidence, [part.accuracy for part in full], style, color=colour, label=name)
     axes.set(title=title, xlabel="probability of the answer", ylabel="part that is right")
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    return _png(figure)
+
+
+def range_test(rates: Sequence[float], losses: Sequence[float], *, suggestion: float) -> bytes:
+    """The loss against the learning rate, the suggestion marked."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=BLUE)
+    axes.axvline(suggestion, color=ORANGE, linestyle="--", label=f"suggestion: {suggestion:g}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, running mean")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left")
+    return _png(figure)
+
+
+def accuracy_time(curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]) -> bytes:
+    """Val accuracy against seconds of training: for each recipe one line a seed.
+
+    Args:
+        curves: Recipe -> for each seed the seconds so far and the accuracy after each epoch.
+    """
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    styles = zip((GREY, BLUE, ORANGE), ("--", "-", ":"), strict=True)
+    for (name, lines), (colour, style) in zip(curves.items(), styles, strict=False):
+        for number, (seconds, accuracy) in enumerate(lines):
+            label = name if number == 0 else None
+            axes.plot(seconds, accuracy, style, color=colour, label=label, alpha=0.8)
+    axes.set(xlabel="seconds of training and validation", ylabel="val accuracy")
+    axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     return _png(figure)
