@@ -90,7 +90,7 @@ def _seconds_an_image(t: Training, steps: list[Indices], side: int) -> float:
             started = time.monotonic()  # the first step also chooses kernels
         else:
             made += len(few[batch.step])
-    return (time.monotonic() - started) / made
+    return (time.monotonic() - started) / max(1, made)
 
 
 def plan(
