@@ -8,23 +8,15 @@ there are kept, so that more seeds can follow later.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import platform
-import tempfile
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
+from benchmarks.trainings import Kept, options_of, train_divided
 from scipy import stats
 
-from inceptcli import __version__
-from inceptcli.config import DataConfig, resolve
 from inceptcli.console import print_table, say
-from inceptcli.data.prepare import prepare, write_manifest
-from inceptcli.engine.run import run
-from inceptcli.files import write_json
 
 WHOLE = "whole recipe"
 LEFT_OUT: dict[str, dict[str, Any]] = {
@@ -49,53 +41,23 @@ def main() -> None:
     """Train what is missing and print the differences."""
     options = _options()
     torch.set_num_threads(options.threads)
-    trainings = _stored(options)
+    kept = Kept(options)
     for seed in options.seeds:
         for name in options.variants or LEFT_OUT:
-            if not any((one["variant"], one["seed"]) == (name, seed) for one in trainings):
-                trainings.append(_train(name, seed, options))
-                write_json(options.json, {"setting": _setting(options), "trainings": trainings})
-    _print(trainings)
+            if not kept.has(variant=name, seed=seed):
+                kept.add(_train(name, seed, options))
+    _print(kept.trainings)
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
-    parser.add_argument("photos", type=Path, help="class folders")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--img-size", type=int, default=96)
+    parser = options_of("ablation", __doc__, epochs=12, size=96)
     parser.add_argument("--ratio", default="0.5,0.25,0.25", help="half to test gives finer figures")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", choices=tuple(LEFT_OUT))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, default=Path("ablation.json"))
     return parser.parse_args()
 
 
-def _setting(options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "photos": options.photos.name,
-        "epochs": options.epochs,
-        "image_size": options.img_size,
-        "ratio": options.ratio,
-        "threads": options.threads,
-        "machine": platform.platform(),
-        "torch": str(torch.__version__),
-        "inceptcli": __version__,
-    }
-
-
-def _stored(options: argparse.Namespace) -> list[dict[str, Any]]:
-    if not options.json.exists():
-        return []
-    stored = json.loads(options.json.read_text(encoding="utf-8"))
-    if stored["setting"] != _setting(options):
-        raise SystemExit(f"{options.json} is of other settings; give another --json")
-    trainings: list[dict[str, Any]] = stored["trainings"]
-    return trainings
-
-
 def _train(variant: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One training; its accuracy over val and test after the last epoch and the best."""
+    """One training; its accuracy over val and test with the best epoch's weights."""
     say(f"seed {seed}, {variant}")
     data = {
         "root": options.photos.absolute(),
@@ -103,13 +65,7 @@ def _train(variant: str, seed: int, options: argparse.Namespace) -> dict[str, An
         "seed": seed,
         "ratio": tuple(float(part) for part in options.ratio.split(",")),
     }
-    with tempfile.TemporaryDirectory() as name:
-        photos = prepare(DataConfig(**data))
-        write_manifest(Path(name) / "split.csv", photos)
-        photos.store.close()
-        places = {"split": Path(name) / "split.csv", "output": Path(name) / "run"}
-        typed = data | places | {"epochs": options.epochs}
-        done = run(resolve("default", typed | LEFT_OUT[variant])[0])
+    done = train_divided(data, "default", {"epochs": options.epochs} | LEFT_OUT[variant])
     assert done.test is not None
     val, test = done.val.figures, done.test.figures
     images = val.images + test.images

@@ -8,22 +8,16 @@ seconds shall mean anything. Results are written after each training; those foun
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
+from benchmarks.trainings import Kept, options_of, train_divided
 
-from inceptcli import __version__
-from inceptcli.config import DataConfig, resolve
 from inceptcli.console import print_table, result, say
-from inceptcli.data.prepare import prepare, write_manifest
-from inceptcli.engine.run import run
-from inceptcli.files import write_bytes, write_json
+from inceptcli.files import write_bytes
 from inceptcli.report.plots import accuracy_time
 
 RECIPES = ("tutorial", "default")
@@ -34,12 +28,12 @@ def main() -> None:
     """Train what is missing, print the comparison, draw the plot."""
     options = _options()
     torch.set_num_threads(options.threads)
-    trainings = _stored(options.json, options)
+    kept = Kept(options)
     for seed in options.seeds:
         for recipe in RECIPES:
-            if not any((one["recipe"], one["seed"]) == (recipe, seed) for one in trainings):
-                trainings.append(_train(recipe, seed, options))
-                write_json(options.json, {"setting": _setting(options), "trainings": trainings})
+            if not kept.has(recipe=recipe, seed=seed):
+                kept.add(_train(recipe, seed, options))
+    trainings = kept.trainings
     _print(trainings)
     if options.plot is not None:
         curves = {
@@ -50,55 +44,17 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy_time", description=__doc__)
-    parser.add_argument("photos", type=Path, help="class folders")
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--img-size", type=int, default=224)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = options_of("accuracy_time", __doc__, epochs=40, size=224)
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, default=Path("accuracy_time.json"))
     parser.add_argument("--plot", type=Path)
     return parser.parse_args()
 
 
-def _setting(options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "photos": options.photos.name,
-        "epochs": options.epochs,
-        "image_size": options.img_size,
-        "precision": options.precision,
-        "threads": options.threads,
-        "machine": platform.platform(),
-        "torch": str(torch.__version__),
-        "inceptcli": __version__,
-    }
-
-
-def _stored(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    if stored["setting"] != _setting(options):
-        raise SystemExit(f"{path} is of other settings; give another --json")
-    trainings: list[dict[str, Any]] = stored["trainings"]
-    return trainings
-
-
 def _train(recipe: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     say(f"seed {seed}, {recipe}")
-    with tempfile.TemporaryDirectory() as name:
-        data = {"root": options.photos.absolute(), "image_size": options.img_size, "seed": seed}
-        photos = prepare(DataConfig(**data))
-        write_manifest(Path(name) / "split.csv", photos)
-        photos.store.close()
-        typed = data | {
-            "split": Path(name) / "split.csv",
-            "epochs": options.epochs,
-            "precision": options.precision,
-            "output": Path(name) / "run",
-        }
-        done = run(resolve(recipe, typed)[0])
+    data = {"root": options.photos.absolute(), "image_size": options.img_size, "seed": seed}
+    typed = {"epochs": options.epochs, "precision": options.precision}
+    done = train_divided(data, recipe, typed)
     assert done.test is not None
     return {
         "recipe": recipe,

@@ -46,10 +46,7 @@ def write_range_test(folder: Path, found: RangeTest) -> Path:
     Raises:
         OutputError: It could not be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+    _make(folder)
     picture = plots.range_test(found.rates, found.losses, suggestion=found.suggestion)
     write_bytes(folder / FIND_LR, picture)
     return folder / FIND_LR
@@ -61,10 +58,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     Raises:
         OutputError: One could not be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+    _make(folder)
     write_metrics(folder / METRICS, {evaluation.role: evaluation})
     write_predictions(folder / PREDICTIONS, evaluation)
     _write_figures(folder, evaluation)
@@ -113,3 +107,10 @@ def _write_figures(folder: Path, evaluation: Evaluation) -> None:
     write_bytes(folder / CONFUSION, plots.confusion(matrix, rows, figures.outputs, title=title))
     before, after = (evaluation.at(t).bins() for t in (1.0, evaluation.temperature))
     write_bytes(folder / RELIABILITY, plots.reliability(before, after, title=title))
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error

@@ -37,13 +37,7 @@ def curves(history: Sequence[EpochDone], *, val_name: str = "val") -> bytes:
             axes.plot(epochs, values, style, color=colour, label=label, marker=marker)
         for epoch in best:
             axes.axvline(epoch, color=GREY, linestyle=":", label=f"best epoch: {epoch}")
-        axes.set(title=name.capitalize(), xlabel="epoch", ylabel=name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.legend()
-    left.set_ylim(0, 1.02)
-    right.set_ylim(bottom=0)
-    return _png(figure)
+    return _by_epoch(figure, left, right)
 
 
 def overlaid(histories: Sequence[tuple[str, Sequence[EpochDone]]]) -> bytes:
@@ -58,8 +52,13 @@ def overlaid(histories: Sequence[tuple[str, Sequence[EpochDone]]]) -> bytes:
                 label = f"{_names([name])[0]}, {role}"
                 marker = "o" if len(history) == 1 else ""
                 axes.plot(epochs, values, style, color=colour, label=label, marker=marker)
-    for axes, kind in ((left, "accuracy"), (right, "loss")):
-        axes.set(title=kind.capitalize(), xlabel="epoch", ylabel=kind)
+    return _by_epoch(figure, left, right)
+
+
+def _by_epoch(figure: Figure, left: Any, right: Any) -> bytes:
+    """Name and scale the axes of accuracy (left) and loss (right); the picture."""
+    for axes, name in ((left, "accuracy"), (right, "loss")):
+        axes.set(title=name.capitalize(), xlabel="epoch", ylabel=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
@@ -131,7 +130,8 @@ def accuracy_time(curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[
     for (name, lines), (colour, style) in zip(curves.items(), styles, strict=False):
         for number, (seconds, accuracy) in enumerate(lines):
             label = name if number == 0 else None
-            axes.plot(seconds, accuracy, style, color=colour, label=label, alpha=0.8)
+            marker = "o" if len(seconds) == 1 else ""
+            axes.plot(seconds, accuracy, style, color=colour, label=label, marker=marker, alpha=0.8)
     axes.set(xlabel="seconds of training and validation", ylabel="val accuracy")
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
