@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from inceptcli import __version__, console, show
-from inceptcli.config import Arch, DataConfig, TrainConfig, one_of, resolve
+from inceptcli.config import Arch, DataConfig, TrainConfig, one_of, option_name, resolve
 from inceptcli.errors import (
     DataError,
     InceptcliError,
@@ -30,6 +32,7 @@ from inceptcli.runfolder import (
     FOLDS,
     LAST,
     METRICS,
+    REPORT,
     RUNS,
     SPLIT,
     find_weights,
@@ -39,8 +42,12 @@ from inceptcli.runfolder import (
 
 if TYPE_CHECKING:
     from inceptcli.data.layout import Link
+    from inceptcli.engine.comparison import Comparison
+    from inceptcli.engine.conclude import TrainResult
     from inceptcli.engine.device import Device
+    from inceptcli.engine.infer import Loaded
     from inceptcli.engine.predict import Network, Prediction
+    from inceptcli.report.content import Subject
 
 app = typer.Typer(
     name="inceptcli",
@@ -55,6 +62,12 @@ app = typer.Typer(
 
 DEFAULTS = {item.name: item.default for item in fields(TrainConfig)}
 LINKS = ("symlink", "hardlink", "copy")
+ARCHS = get_args(Arch)
+ARCH_HELP = (
+    "Network: the tutorial's; with batch norm in the stem too and one linear layer; with the "
+    "paper's two auxiliary classifiers in training; torchvision's, which has 3x3 where the paper "
+    "has 5x5."
+)
 DATA, MODEL, TRAINING, OUTPUT = "Data", "Network", "Training", "Output"
 
 
@@ -125,8 +138,11 @@ def _settings(ctx: typer.Context, kind: type[DataConfig]) -> dict[str, Any]:
     """What was given on the command line of the settings that ``kind`` has."""
     known = {item.name for item in fields(kind)}
     given = {k: v for k, v in ctx.params.items() if k in known and v is not None}
-    if "ratio" in given:
-        given["ratio"] = _numbers("--ratio", given["ratio"])
+    if "time_seconds" in given:
+        given["time_seconds"] = _seconds(given["time_seconds"])
+    for name in ("ratio", "train_sizes"):
+        if name in given:
+            given[name] = _numbers(option_name(name), given[name])
     if "root" in given:
         given["root"] = given["root"].absolute()
     return given
@@ -137,6 +153,18 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise UsageError(f"{option}: '{text}' is not numbers with commas between") from error
+
+
+def _seconds(text: str) -> float:
+    """Seconds of a duration: 90s, 30m, 1.5h, 1h30m."""
+    parts = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip().lower())
+    if not text.strip() or parts is None:
+        raise UsageError(f"--time: '{text}' is no duration; give for example 30m, 1h30m or 90s")
+    try:
+        units = zip(parts.groups(), (3600, 60, 1), strict=True)
+        return sum(float(number) * unit for number, unit in units if number)
+    except ValueError as error:
+        raise UsageError(f"--time: '{text}' is no duration; give for example 30m") from error
 
 
 def _pair(option: str, text: str) -> tuple[str, str]:
@@ -178,6 +206,32 @@ def _network(
 
     on = choose_device(device or "auto", precision or "auto")
     return load_network(path, classes=classes, raw=raw), on
+
+
+def _check_saving(path: Path, min_precision: float | None) -> None:
+    """Refuse --save where there is no threshold to store, or no place for it."""
+    from inceptcli.engine.onnx import is_exported
+
+    if min_precision is None:
+        raise UsageError("--save stores what --min-precision finds; give that as well")
+    if is_exported(path):
+        raise UsageError("--save stores in a weights file; give that as -m, then export it anew")
+
+
+def _looked_into(network: Network, option: str) -> Loaded:
+    """The network as one whose gradients can be taken.
+
+    Raises:
+        UsageError: It is an exported one.
+    """
+    from inceptcli.engine.infer import Loaded
+
+    if not isinstance(network, Loaded):
+        raise UsageError(
+            f"{option} shows where a network looks, and an exported one cannot be looked into; "
+            "give the weights file as -m"
+        )
+    return network
 
 
 def _keep_outside(root: Path, *outputs: Path | None) -> None:
@@ -393,7 +447,7 @@ def summary(
     image_size: Annotated[
         int, typer.Option("--img-size", min=32, max=2048, help="Input in pixels.")
     ] = 224,
-    arch: Annotated[str, typer.Option(help="Network.")] = "inception_v1",
+    arch: Annotated[str, typer.Option(metavar="|".join(ARCHS), help=ARCH_HELP)] = "inception_v1",
     batch_size: Annotated[
         int, typer.Option("-b", "--batch-size", min=1, max=100_000, help="For the memory figures.")
     ] = 1,
@@ -411,7 +465,7 @@ def summary(
 
     Example: inceptcli summary --classes 4
     """
-    one_of("--arch", arch, get_args(Arch))
+    one_of("--arch", arch, ARCHS)
     if weights is not None:
         from inceptcli.model.weights import load_weights
 
@@ -424,6 +478,8 @@ def summary(
         return
     if blocks:
         rows = model.block_table(arch, image_size=image_size)
+        if arch == "googlenet":
+            console.say("torchvision has 3x3 convolutions where the paper and this table say 5x5")
         show.blocks(rows, as_json=as_json, markdown=markdown)
         return
     layers = model.layer_table(arch, classes=classes, image_size=image_size, batch_size=batch_size)
@@ -432,6 +488,8 @@ def summary(
         measured = model.measure_memory(
             arch, classes=classes, image_size=image_size, batch_size=batch_size
         )
+    if arch == "inception_v1_aux":
+        console.say("as it is trained: files and predictions are without aux1 and aux2")
     show.layers(layers, measured, as_json=as_json, markdown=markdown)
 
 
@@ -532,10 +590,17 @@ def train(
     ] = None,
     batch_size: Annotated[
         int | None,
-        _option("-b", "--batch-size", panel=TRAINING, help="Images a step, over all processes."),
+        _option(
+            "-b", "--batch-size", panel=TRAINING, help="Images a step; without it by their number."
+        ),
     ] = None,
     lr: Annotated[
-        float | None, _option("--lr", panel=TRAINING, help="Largest learning rate.")
+        float | None,
+        _option(
+            "--lr",
+            panel=TRAINING,
+            help="Largest learning rate; without it by --optimizer and batch size.",
+        ),
     ] = None,
     optimizer: Annotated[
         str | None,
@@ -558,7 +623,11 @@ def train(
     ] = None,
     warmup_epochs: Annotated[
         float | None,
-        _option("--warmup-epochs", panel=TRAINING, help="In which the learning rate rises."),
+        _option(
+            "--warmup-epochs",
+            panel=TRAINING,
+            help="In which the learning rate rises; without it a tenth.",
+        ),
     ] = None,
     flips: Annotated[
         str | None,
@@ -569,13 +638,62 @@ def train(
             help="Random mirror images: none, left-right, also upside down.",
         ),
     ] = None,
+    label_smoothing: Annotated[
+        float | None,
+        _option(
+            "--label-smoothing",
+            panel=TRAINING,
+            help="Part of each label that is spread over all classes.",
+        ),
+    ] = None,
+    crop_area: Annotated[
+        float | None,
+        _option(
+            "--crop-area",
+            panel=TRAINING,
+            help="Train on random crops of at least this part of a picture; 1: on all of it.",
+        ),
+    ] = None,
+    color_jitter: Annotated[
+        float | None,
+        _option(
+            "--color-jitter",
+            panel=TRAINING,
+            help="Change brightness, contrast and saturation by up to this part.",
+        ),
+    ] = None,
+    random_erase: Annotated[
+        float | None,
+        _option(
+            "--random-erase",
+            panel=TRAINING,
+            help="Probability of covering a box of a training picture.",
+        ),
+    ] = None,
+    train_sizes: Annotated[
+        str | None,
+        _option(
+            "--train-sizes",
+            panel=TRAINING,
+            metavar="A,B",
+            help="Training pictures grow from the first to the second part of --img-size.",
+        ),
+    ] = None,
+    ema_epochs: Annotated[
+        float | None,
+        _option(
+            "--ema-epochs",
+            panel=TRAINING,
+            help="Average the weights over about so many epochs; 0: take the latest.",
+        ),
+    ] = None,
     class_weights: Annotated[
         str | None,
         _option(
             "--class-weights",
             panel=TRAINING,
-            metavar="none|balanced",
-            help="Let small classes count as much as large ones.",
+            metavar="none|balanced|auto",
+            help="Let small classes count as much as large ones; auto: where one is rare.",
         ),
     ] = None,
     monitor: Annotated[
@@ -587,13 +705,24 @@ def train(
             help="What the best epoch is best in; ties go to the lower loss.",
         ),
     ] = None,
+    time_seconds: Annotated[
+        str | None,
+        _option(
+            "--time",
+            panel=TRAINING,
+            metavar="30m",
+            help="Plan epochs and sizes that were not given so that training ends in this time.",
+        ),
+    ] = None,
     patience: Annotated[
         int | None,
         _option(
             "--patience", panel=TRAINING, help="Stop after so many epochs without a better one."
         ),
     ] = None,
-    arch: Annotated[str | None, _option("--arch", panel=MODEL, help="Network.")] = None,
+    arch: Annotated[
+        str | None, _option("--arch", panel=MODEL, metavar="|".join(ARCHS), help=ARCH_HELP)
+    ] = None,
     image_size: ImageSize = None,
     resize: ResizeBy = None,
     device: DeviceOption = None,
@@ -683,6 +812,22 @@ def train(
             help="Let the weights remember which pictures they were trained on.",
         ),
     ] = None,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard",
+            rich_help_panel=OUTPUT,
+            help="Write event files for TensorBoard into the run folder as well.",
+        ),
+    ] = False,
+    find_rate: Annotated[
+        bool,
+        typer.Option(
+            "--find-lr",
+            rich_help_panel=TRAINING,
+            help="Learning-rate range test instead: suggest --lr, draw find_lr.png in -o or runs/.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -708,20 +853,26 @@ def train(
         raise UsageError("train: which photographs? give a folder, as in: inceptcli train data/")
     else:
         config, sources = resolve(recipe or "default", typed)
+    if find_rate:
+        _find_lr(config, as_json=as_json)
+        return
     if config.folds or config.repeats:
         if dry_run or allow_change:
             raise UsageError("--folds and --repeats go with neither --dry-run nor --allow-change")
-        _train_folds(config, sources, resuming=resume is not None, as_json=as_json)
+        _train_folds(
+            config, sources, resuming=resume is not None, tensorboard=tensorboard, as_json=as_json
+        )
         return
     from inceptcli.engine.device import is_first_process
     from inceptcli.engine.forecast import forecast
     from inceptcli.engine.run import run
+    from inceptcli.report.page import write_run_report
     from inceptcli.report.pictures import write_run
 
     script_lines = config.recipe == "tutorial"
-    with console.Listener(rows_to_stdout=not as_json, script_lines=script_lines) as listener:
+    with _listening(script_lines, tensorboard=tensorboard, as_json=as_json) as listener:
         if dry_run:
-            show.forecast(forecast(config, emit=listener), as_json=as_json)
+            show.forecast(forecast(config, sources=sources, emit=listener), as_json=as_json)
             return
         result = run(
             config,
@@ -733,20 +884,58 @@ def train(
         if not is_first_process():
             return
         write_run(result)
+        write_run_report(result, listener)
     show.training(result, as_json=as_json)
 
 
+@contextmanager
+def _listening(script_lines: bool, *, tensorboard: bool, as_json: bool) -> Iterator[Emit]:
+    """What shows a training's events and, where it is asked for, writes them for TensorBoard.
+
+    Raises:
+        UsageError: The tensorboard package is not installed; nothing was begun.
+    """
+    with console.Listener(rows_to_stdout=not as_json, script_lines=script_lines) as listener:
+        if not tensorboard:
+            yield listener
+            return
+        from inceptcli.report.tensorboard import EventFiles
+
+        with EventFiles(listener) as both:
+            yield both
+
+
+def _find_lr(config: TrainConfig, *, as_json: bool) -> None:
+    from inceptcli.engine.find_lr import find_lr
+    from inceptcli.report.pictures import write_range_test
+
+    folder = config.output or Path(RUNS) / (config.name or "")
+    _keep_outside(config.root, folder)
+    with console.Listener(rows_to_stdout=False) as listener:
+        found = find_lr(config, emit=listener)
+    show.range_test(found, write_range_test(folder, found), as_json=as_json)
+
+
 def _train_folds(
-    config: TrainConfig, sources: dict[str, str], *, resuming: bool, as_json: bool
+    config: TrainConfig,
+    sources: dict[str, str],
+    *,
+    resuming: bool,
+    tensorboard: bool,
+    as_json: bool,
 ) -> None:
     from inceptcli.engine.folds import run_folds
+    from inceptcli.report.page import write_run_report
     from inceptcli.report.pictures import write_run
 
     script_lines = config.recipe == "tutorial"
-    with console.Listener(rows_to_stdout=not as_json, script_lines=script_lines) as listener:
-        result = run_folds(
-            config, sources=sources, resuming=resuming, after=write_run, emit=listener
-        )
+    with _listening(script_lines, tensorboard=tensorboard, as_json=as_json) as listener:
+
+        def finish(result: TrainResult) -> None:
+            write_run(result)
+            write_run_report(result, listener)
+
+        result = run_folds(config, sources=sources, resuming=resuming, after=finish, emit=listener)
     show.folds(result, as_json=as_json)
 
 
@@ -794,6 +983,18 @@ def evaluate(
             help="Write metrics.json, predictions.csv and confusion.png there.",
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write a page of figures, mistakes and pictures (HTML) there."
+        ),
+    ] = None,
+    open_page: Annotated[
+        bool,
+        typer.Option(
+            "--open", help="Show that page in the browser; without --report a temporary one."
+        ),
+    ] = False,
     against: Annotated[
         Path | None,
         typer.Option(metavar="OTHER", help="Compare with these weights on the same photographs."),
@@ -826,18 +1027,17 @@ def evaluate(
     chosen = _classes(class_names, classes_from)
     class_map = dict(_pair("--map", text) for text in mapped or [])
     given = _settings(ctx, DataConfig)
-    if save and min_precision is None:
-        raise UsageError("--save stores what --min-precision finds; give that as well")
+    path = find_weights(model)
+    if save:
+        _check_saving(path, min_precision)
     from inceptcli.data.prepare import Photos, prepare
     from inceptcli.engine import evaluate as engine
 
-    path = find_weights(model)
     loaded, on = _network(path, device, precision, classes=chosen, raw=raw)
     console.say(f"weights: {loaded.path}")
-    if save and on is None:
-        raise UsageError("--save stores in a weights file; give that as -m, then export it anew")
+    drawn = _looked_into(loaded, "--report") if report is not None or open_page else None
     config = engine.photos_config(loaded, given)
-    _keep_outside(config.root, output)
+    _keep_outside(config.root, output, report)
     with console.Listener() as listener:
 
         def photos_for(network: Network, emit: Emit) -> Photos:
@@ -861,10 +1061,12 @@ def evaluate(
         role = role or engine.default_role(photos)
         result = measure(loaded, photos, role)
         extras: dict[str, Any] = {}
+        compared: tuple[engine.Evaluation, Comparison] | None = None
         if against is not None:
             rival, there = _network(against, device, precision, classes=chosen, raw=raw)
             other = measure(rival, photos_for(rival, silent), role, there)
             extras["against"] = engine.compare_models(result, other)
+            compared = other, extras["against"]
         if min_precision is not None:
             val = measure(loaded, photos, "val")
             threshold = engine.choose_threshold(val, min_precision=min_precision)
@@ -876,8 +1078,28 @@ def evaluate(
 
         write_evaluation(output, result)
     show.evaluation(result, as_json=as_json, **extras)
+    if drawn is not None:
+        from inceptcli.report.content import Subject
+
+        subject = Subject({result.role: result}, photos, drawn, compared)
+        _write_report(report, subject, opened=open_page)
     if strict and result.rejected:
         raise PartialError(f"{result.rejected} photographs could not be read")
+
+
+def _write_report(path: Path | None, subject: Subject, *, opened: bool) -> None:
+    """Write the page of an evaluation and perhaps show it in the browser."""
+    import tempfile
+    import webbrowser
+
+    from inceptcli.report.page import write_report
+
+    if path is None:
+        path = Path(tempfile.mkdtemp(prefix="inceptcli-")) / REPORT
+    write_report(path, subject)
+    console.say(f"report: {path}")
+    if opened and not webbrowser.open(path.absolute().as_uri()):
+        console.warn(f"no browser was found; open {path} in one")
 
 
 @app.command()
@@ -913,6 +1135,13 @@ def predict(
     link: Annotated[
         str, typer.Option(metavar="symlink|hardlink|copy", help="How --sort places files.")
     ] = "copy",
+    explain: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Draw in a new folder where the network looks for each class given (Grad-CAM).",
+        ),
+    ] = None,
     class_names: ClassNames = None,
     classes_from: ClassesFrom = None,
     raw: Annotated[bool, typer.Option("--raw", help="Without the stored temperature.")] = False,
@@ -959,6 +1188,11 @@ def predict(
     shown = tally.count(show.predictions(rows, form=form))
     if sort is not None:
         shown = _sorted(sort, shown, link)
+    if explain is not None:
+        from inceptcli.report.explain import explained
+
+        drawn = _looked_into(loaded, "--explain")
+        shown = explained(explain, shown, drawn, max_megapixels=config.max_megapixels)
     if csv is not None:
         write_csv(csv, show.csv_header(topk), show.csv_rows(shown, topk))
     for _ in shown:  # what is left when no CSV drew them
@@ -1043,6 +1277,49 @@ def export(
     with console.Listener() as listener:
         result = engine.export(network, order, emit=listener)
     show.exported(result, as_json=as_json)
+
+
+@app.command()
+def runs(
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUNS", help="The folder that they lie in.", show_default=True)
+    ] = Path(RUNS),
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="A B", help="Lay the curves of two runs, named or by path, over one another."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PNG",
+            help="With --compare: draw them there. Without it: RUNS/A-and-B.png.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the runs: what each was trained on, how good it is, and whether it is finished.
+
+    Example: inceptcli runs --compare first second
+    """
+    from inceptcli.report import runs as report
+
+    if compare is None:
+        if output is not None:
+            raise UsageError("-o goes with --compare; give that as well")
+        show.runs(report.list_runs(folder), folder, as_json=as_json)
+        return
+    paths = [report.find_run(folder, name) for name in compare]
+    pair = report.compare_runs(*paths)
+    if output is None:
+        output = folder / f"{paths[0].name}-and-{paths[1].name}.png"
+    from inceptcli.report.pictures import write_comparison
+
+    write_comparison(output, pair)
+    show.run_pair(pair, output, as_json=as_json)
 
 
 @app.command()

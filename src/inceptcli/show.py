@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inceptcli import console
@@ -13,6 +14,8 @@ from inceptcli.errors import DataError, PartialError
 from inceptcli.files import printable
 
 if TYPE_CHECKING:  # torch and its weight stay away until a command needs them
+    from pathlib import Path
+
     from inceptcli.data.cache_folder import CacheEntry
     from inceptcli.data.check import Check, Shapes
     from inceptcli.data.prepare import Photos
@@ -22,11 +25,13 @@ if TYPE_CHECKING:  # torch and its weight stay away until a command needs them
     from inceptcli.engine.evaluate import Evaluation
     from inceptcli.engine.export import Exported
     from inceptcli.engine.figures import BinaryFigures, Figures
+    from inceptcli.engine.find_lr import RangeTest
     from inceptcli.engine.folds import FoldsResult
     from inceptcli.engine.forecast import Forecast
     from inceptcli.engine.predict import Prediction
     from inceptcli.model.summary import BlockRow, LayerTable, MeasuredMemory, Reduction
     from inceptcli.model.weights import Weights
+    from inceptcli.report.runs import Run, RunPair, Share
 
 
 def layers(
@@ -237,6 +242,15 @@ def forecast(result: Forecast, *, as_json: bool) -> None:
     console.say("nothing was written; times are measured on a few steps and will vary")
 
 
+def range_test(found: RangeTest, picture: Path, *, as_json: bool) -> None:
+    """What a learning-rate range test suggests."""
+    if as_json:
+        console.print_json(found.to_json() | {"plot": str(picture)})
+        return
+    console.say(f"{len(found.rates)} steps; the plot is {printable(str(picture))}")
+    console.result(f"--lr {found.suggestion:g}")
+
+
 def evaluation(
     result: Evaluation,
     *,
@@ -439,6 +453,61 @@ def exported(result: Exported, *, as_json: bool) -> None:
     ]
     console.print_table(("export", result.precision), rows, left=2)
     console.result(str(result.path))
+
+
+def runs(found: Sequence[Run], folder: Path, *, as_json: bool) -> None:
+    """The runs in a folder, the oldest first."""
+    if as_json:
+        console.print_json([run.to_json() for run in found])
+        return
+    if not found:
+        console.say(f"no runs in {folder}; inceptcli train makes one")
+        return
+    console.print_table(
+        ("run", "begun", "data", "recipe", "state", "epochs", "best", "val", "test", "time"),
+        [
+            (
+                run.name,
+                run.when.replace("T", " ")[:16],
+                Path(run.data).name,
+                run.recipe,
+                run.state,
+                f"{run.epochs}/{run.epochs_wanted}",
+                run.best_epoch,
+                _accuracy(run.val),
+                _accuracy(run.test),
+                _duration(run.seconds),
+            )
+            for run in found
+        ],
+        left=5,
+    )
+
+
+def _accuracy(share: Share | None) -> str:
+    if share is None:
+        return "-"
+    low, high = share.interval or (None, None)
+    return f"{share.value:.4f}" + (f" ({low:.2f} to {high:.2f})" if share.interval else "")
+
+
+def run_pair(pair: RunPair, picture: Path, *, as_json: bool) -> None:
+    """Two runs side by side; the last line is the picture of their curves."""
+    if as_json:
+        console.print_json(pair.to_json() | {"picture": str(picture)})
+        return
+    rows = [
+        ("state", *(run.state for run in pair.runs)),
+        ("epochs", *(f"{run.epochs}/{run.epochs_wanted}" for run in pair.runs)),
+        ("val accuracy", *(_accuracy(run.val) for run in pair.runs)),
+        ("test accuracy", *(_accuracy(run.test) for run in pair.runs)),
+        ("time", *(_duration(run.seconds) for run in pair.runs)),
+        *((name, one, other) for name, one, other in pair.differ),
+    ]
+    lines = [console.sparkline([row.val_accuracy for row in part]) for part in pair.histories]
+    rows.append(("val accuracy by epoch", *lines))
+    console.print_table(("", *(run.name for run in pair.runs)), rows)
+    console.result(str(picture))
 
 
 def cache(entries: Sequence[CacheEntry], *, as_json: bool) -> None:

@@ -37,6 +37,7 @@ class Progress:
         correct: Its images classified rightly so far.
         images: Its images so far.
         seconds: Its time so far, over all sittings.
+        wait_seconds: The part of it that was spent waiting for pixels.
         history: The finished epochs.
         best_epoch: The best one, 0 when there is none yet.
         best_score: Its monitored figure and loss, such that a larger tuple is better.
@@ -48,6 +49,7 @@ class Progress:
     correct: int = 0
     images: int = 0
     seconds: float = 0.0
+    wait_seconds: float = 0.0
     history: list[EpochDone] = field(default_factory=list)
     best_epoch: int = 0
     best_score: tuple[float, float] = (-float("inf"), -float("inf"))
@@ -66,7 +68,8 @@ class Progress:
     def begin(self, epoch: int) -> None:
         """Stand before the first step of an epoch."""
         self.epoch, self.step = epoch, 0
-        self.loss_sum, self.correct, self.images, self.seconds = 0.0, 0, 0, 0.0
+        self.loss_sum, self.correct, self.images = 0.0, 0, 0
+        self.seconds = self.wait_seconds = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class Saved:
         settings: The training's settings, as ``TrainConfig.to_json`` gives them.
         surroundings: Versions, threads and device: what may change the last bits.
         photos: What ``describe_photos`` says of its photographs.
+        average: The averaged network's ``state_dict``; empty when there is none.
     """
 
     progress: Progress
@@ -90,6 +94,7 @@ class Saved:
     settings: dict[str, Any]
     surroundings: dict[str, Any]
     photos: dict[str, Any]
+    average: dict[str, Any]
 
 
 def save(run_dir: Path, saved: Saved) -> None:

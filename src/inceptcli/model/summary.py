@@ -21,13 +21,12 @@ from torch.nn import functional
 
 from inceptcli.errors import ResourceError, UsageError
 from inceptcli.model.inception import (
-    ARCHITECTURES,
     BLOCKS,
     INPUT_CHANNELS,
     REFERENCE_IMAGE_SIZE,
-    InceptionBlock,
     Widths,
     build,
+    heads,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ MB = 2**20
 FLOAT_BYTES = 4
 LARGEST_SIZE_RUN = 448  # pixels; below, running the network is faster than importing "meta"
 SMALLEST_SINGLE = 33  # pixels; at 32 the last blocks see one value a channel and image
+SMALLEST_SINGLE_OF = {"googlenet": 47}  # whose pools round otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class MeasuredMemory:
 def layer_table(
     arch: str, *, classes: int, image_size: int = REFERENCE_IMAGE_SIZE, batch_size: int = 1
 ) -> LayerTable:
-    """The tutorial's layer table: its network, which ends in a softmax.
+    """The tutorial's layer table of a network as it is trained; it ends in a softmax.
 
     Args:
         arch: A key of ``ARCHITECTURES``.
@@ -184,21 +184,26 @@ def layer_table(
 def block_table(arch: str, *, image_size: int = REFERENCE_IMAGE_SIZE) -> tuple[BlockRow, ...]:
     """The paper's table 1: one line an inception block, and what each reduction saves."""
     layers = _trace(arch, 1, image_size)
-    blocks = [layer for layer in layers if isinstance(layer.module, InceptionBlock)]
-    return tuple(
-        _block_row(name, BLOCKS[name], layer) for name, layer in zip(BLOCKS, blocks, strict=True)
-    )
+    blocks = [layer for layer in layers if _is_block(layer)]
+    return tuple(_block_row(name, layer) for name, layer in zip(BLOCKS, blocks, strict=True))
 
 
 def reduction(
-    *, inputs: int, reduced: int, outputs: int, kernel_size: int, height: int, width: int
+    *,
+    inputs: int,
+    reduced: int,
+    outputs: int,
+    kernel_size: int,
+    height: int,
+    width: int,
+    bias: bool = True,
 ) -> Reduction:
     """A 1x1 convolution and one of ``kernel_size`` after it, against the latter alone.
 
-    All keep height and width; each has a bias.
+    All keep height and width; each has a bias unless told otherwise.
     """
-    narrow = inputs * reduced + reduced + reduced * kernel_size**2 * outputs + outputs
-    direct = inputs * kernel_size**2 * outputs + outputs
+    narrow = inputs * reduced + reduced * kernel_size**2 * outputs + bias * (reduced + outputs)
+    direct = inputs * kernel_size**2 * outputs + bias * outputs
     places = height * width
     return Reduction(narrow, direct, narrow * places, direct * places)
 
@@ -206,7 +211,7 @@ def reduction(
 def module_tree(arch: str, *, classes: int, image_size: int = REFERENCE_IMAGE_SIZE) -> str:
     """The network as ``print(model)`` shows it in the tutorial, softmax included."""
     with torch.device("meta"):
-        return str(ARCHITECTURES[arch](classes, image_size=image_size, softmax=True))
+        return str(build(arch, classes, image_size, training=True, softmax=True))
 
 
 def measure_memory(
@@ -222,7 +227,7 @@ def measure_memory(
         ResourceError: The memory does not suffice, or this system does not tell the peak.
         UsageError: One image alone is too small to be trained on.
     """
-    if batch_size == 1 and image_size < SMALLEST_SINGLE:
+    if batch_size == 1 and image_size < SMALLEST_SINGLE_OF.get(arch, SMALLEST_SINGLE):
         raise UsageError(
             f"one image of {image_size} px cannot be trained on alone: batch normalisation needs "
             "two values a channel; use --batch-size 2"
@@ -249,7 +254,7 @@ def _trace(arch: str, classes: int, image_size: int) -> list[LayerInfo]:
     device = "cpu" if image_size <= LARGEST_SIZE_RUN else "meta"
     with torch.random.fork_rng(devices=[]):  # looking at a network changes no training
         with torch.device(device):
-            network = ARCHITECTURES[arch](classes, image_size=image_size, softmax=True)
+            network = build(arch, classes, image_size, training=True, softmax=True)
         shape = (1, INPUT_CHANNELS, image_size, image_size)
         result = torchinfo.summary(
             network, input_size=shape, device=device, mode="eval", depth=99, verbose=0
@@ -264,13 +269,20 @@ def _forward_order(layer: LayerInfo) -> Iterator[LayerInfo]:
         if child.depth != layer.depth + 1:
             continue  # torchinfo lists all descendants as children
         yield from _forward_order(child)
-        if child.is_leaf_layer or isinstance(child.module, InceptionBlock):
+        if child.is_leaf_layer or _is_block(child):
             yield child
 
 
-def _block_row(name: str, widths: Widths, layer: LayerInfo) -> BlockRow:
+def _is_block(layer: LayerInfo) -> bool:
+    return hasattr(layer.module, "branch4")
+
+
+def _block_row(name: str, layer: LayerInfo) -> BlockRow:
     _, channels, height, width = layer.output_size
+    convs = [part for part in layer.module.modules() if isinstance(part, nn.Conv2d)]
+    widths = Widths(convs[0].in_channels, *(conv.out_channels for conv in convs))
     place = {"height": height, "width": width}
+    bias = convs[0].bias is not None
     return BlockRow(
         name=name,
         output_shape=(channels, height, width),
@@ -281,14 +293,16 @@ def _block_row(name: str, widths: Widths, layer: LayerInfo) -> BlockRow:
             inputs=widths.inputs,
             reduced=widths.reduce3,
             outputs=widths.three,
-            kernel_size=3,
+            kernel_size=convs[2].kernel_size[0],
+            bias=bias,
             **place,
         ),
         five=reduction(
             inputs=widths.inputs,
             reduced=widths.reduce5,
             outputs=widths.five,
-            kernel_size=5,
+            kernel_size=convs[4].kernel_size[0],
+            bias=bias,
             **place,
         ),
     )
@@ -309,7 +323,7 @@ def _resident_peak(arch: str, classes: int, image_size: int, batch_size: int, de
     warm_up = nn.Sequential(nn.Conv2d(INPUT_CHANNELS, 1, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     _train_two_steps(warm_up, image_size=8, batch_size=1, device=device)  # what torch loads late
     before = _resident_bytes("VmRSS")
-    network = build(arch, classes, image_size)
+    network = build(arch, classes, image_size, training=True)
     _train_two_steps(network, image_size=image_size, batch_size=batch_size, device=device)
     return _resident_bytes("VmHWM") - before
 
@@ -317,7 +331,7 @@ def _resident_peak(arch: str, classes: int, image_size: int, batch_size: int, de
 def _cuda_peak(arch: str, classes: int, image_size: int, batch_size: int, device: str) -> int:
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    network = build(arch, classes, image_size)
+    network = build(arch, classes, image_size, training=True)
     _train_two_steps(network, image_size=image_size, batch_size=batch_size, device=device)
     return torch.cuda.max_memory_allocated(device) - before
 
@@ -329,7 +343,8 @@ def _train_two_steps(network: nn.Module, *, image_size: int, batch_size: int, de
     labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
     for _ in range(2):
         optimizer.zero_grad()
-        functional.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
+        losses = [functional.cross_entropy(each, labels) for each in heads(network(images))]
+        torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT = 1
-PLAIN_ARCH = "inception_v1"  # the network of a file without a record
+PLAIN_ARCH = "inception_v1"  # the network of a file without a record, unless a key says:
+TELLING_KEYS = {"norm1.weight": "inception_v1_bn", "conv1.bn.weight": "googlenet"}
+AUXILIARY = ("aux1.", "aux2.")  # classifiers that take part in training only
 MAX_OUTPUTS = 65_536
 MAX_PICKLE_BYTES = 2**18  # of weights: 388 tensors take 50 kB
 MAX_TEXT = 1_024  # characters of a class name or of another text in a record
@@ -183,7 +185,8 @@ def save_weights(
     """Write a weights file, atomically; equal input gives an equal file.
 
     Any ``torch.load(path)`` gives the plain ``state_dict``. Tensors may lie on any device, in any
-    memory layout, with the ``module.`` prefix of DataParallel; the file has none of that.
+    memory layout, with the ``module.`` prefix of DataParallel, with auxiliary classifiers; the file
+    has none of that.
 
     Raises:
         ValueError: The tensors do not fit ``record``, or are not finite; nothing is written.
@@ -210,7 +213,7 @@ def load_weights(path: Path) -> Weights:
         record = None
         if contents.description is not None:
             record = Record.from_json(contents.description)
-        arch = record.arch if record else PLAIN_ARCH
+        arch = record.arch if record else _plain_arch(contents.value)
         tensors, outputs = _fit(contents.value, arch=arch)
         if record and record.outputs != outputs:
             raise ValueError(f"its record says {record.outputs} outputs, its tensors {outputs}")
@@ -286,11 +289,14 @@ def _read(path: Path) -> bytes:
 def _fit(loaded: Any, *, arch: str) -> tuple[OrderedDict[str, Tensor], int]:
     """``loaded`` in the network's order, shapes and dtypes, and its number of outputs.
 
+    Auxiliary classifiers are left out.
+
     Raises:
         ValueError: It is not a ``state_dict`` of ``arch``, or a tensor is not finite.
     """
     given = _named_tensors(loaded)
     expected = _skeleton(arch)
+    given = {key: part for key, part in given.items() if not key.startswith(AUXILIARY)}
     _check_keys(given, expected, arch=arch)
     last = next(key for key in reversed(expected) if key.endswith(".weight"))
     outputs = given[last].shape[0] if given[last].ndim else 0
@@ -302,6 +308,12 @@ def _fit(loaded: Any, *, arch: str) -> tuple[OrderedDict[str, Tensor], int]:
         shape = (outputs, *model.shape[1:]) if is_last else tuple(model.shape)
         fitted[key] = _fit_tensor(given[key], shape=shape, dtype=model.dtype, key=key)
     return fitted, outputs
+
+
+def _plain_arch(loaded: Any) -> str:
+    """The network of a file without a record."""
+    keys = _named_tensors(loaded)
+    return next((arch for key, arch in TELLING_KEYS.items() if key in keys), PLAIN_ARCH)
 
 
 @lru_cache(maxsize=4)

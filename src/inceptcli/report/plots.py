@@ -7,7 +7,8 @@ Universal Design", 2008); lines differ in style as well.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,27 @@ def curves(history: Sequence[EpochDone], *, val_name: str = "val") -> bytes:
             axes.plot(epochs, values, style, color=colour, label=label, marker=marker)
         for epoch in best:
             axes.axvline(epoch, color=GREY, linestyle=":", label=f"best epoch: {epoch}")
+    return _by_epoch(figure, left, right)
+
+
+def overlaid(histories: Sequence[tuple[str, Sequence[EpochDone]]]) -> bytes:
+    """Accuracy and loss of several runs over one another: a colour a run, train dashed."""
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for (name, history), colour in zip(histories, (BLUE, ORANGE), strict=True):
+        epochs = [row.epoch for row in history]
+        for role, style in (("train", "--"), ("val", "-")):
+            for axes, kind in ((left, "accuracy"), (right, "loss")):
+                values = [getattr(row, f"{role}_{kind}") for row in history]
+                label = f"{_names([name])[0]}, {role}"
+                marker = "o" if len(history) == 1 else ""
+                axes.plot(epochs, values, style, color=colour, label=label, marker=marker)
+    return _by_epoch(figure, left, right)
+
+
+def _by_epoch(figure: Figure, left: Any, right: Any) -> bytes:
+    """Name and scale the axes of accuracy (left) and loss (right); the picture."""
+    for axes, name in ((left, "accuracy"), (right, "loss")):
         axes.set(title=name.capitalize(), xlabel="epoch", ylabel=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
@@ -84,6 +106,39 @@ def reliability(before: Sequence[Any], after: Sequence[Any], *, title: str) -> b
     return _png(figure)
 
 
+def range_test(rates: Sequence[float], losses: Sequence[float], *, suggestion: float) -> bytes:
+    """The loss against the learning rate, the suggestion marked."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=BLUE)
+    axes.axvline(suggestion, color=ORANGE, linestyle="--", label=f"suggestion: {suggestion:g}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, running mean")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left")
+    return _png(figure)
+
+
+def accuracy_time(curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]) -> bytes:
+    """Val accuracy against seconds of training: for each recipe one line a seed.
+
+    Args:
+        curves: Recipe -> for each seed the seconds so far and the accuracy after each epoch.
+    """
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    styles = zip((GREY, BLUE, ORANGE), ("--", "-", ":"), strict=True)
+    for (name, lines), (colour, style) in zip(curves.items(), styles, strict=False):
+        for number, (seconds, accuracy) in enumerate(lines):
+            label = name if number == 0 else None
+            marker = "o" if len(seconds) == 1 else ""
+            axes.plot(seconds, accuracy, style, color=colour, label=label, marker=marker, alpha=0.8)
+    axes.set(xlabel="seconds of training and validation", ylabel="val accuracy")
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    return _png(figure)
+
+
 def samples(rows: Sequence[tuple[str, npt.NDArray[np.uint8]]], *, columns: int = 8) -> bytes:
     """A contact sheet: a row of pictures a class, exactly as the network sees them.
 
@@ -110,5 +165,7 @@ def _names(names: Sequence[str]) -> list[str]:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    with warnings.catch_warnings():  # of scripts that matplotlib's font lacks: boxes are drawn
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
+        figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
