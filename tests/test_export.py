@@ -272,7 +272,7 @@ def test_parity_is_printed(
 def test_a_network_that_answers_otherwise_is_not_written(
     trained: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One layer of the weights differs from the graph: exit 4, what was there before stays."""
+    """P3: a layer of the weights is another than the graph's: exit 4, what was there stays."""
     weights = load_weights(trained)
     weights.state_dict["conv1.weight"] *= 1.2
     assert weights.record is not None
@@ -471,6 +471,8 @@ def test_a_threshold_and_names_in_any_script_are_kept(
         (("predict", "x.png", "-m", "{model}", "--class-names", "a,b"), 2, "its own outputs"),
         (("predict", "x.png", "-m", "missing.onnx"), 4, "No such file"),
         (("evaluate", "{root}", "-m", "{model}", "--min-precision", ".5", "--save"), 2, "--save"),
+        (("predict", "x.png", "-m", "{model}", "--explain", "why"), 2, "the weights file"),
+        (("evaluate", "{root}", "-m", "{model}", "--report", "r.html"), 2, "the weights file"),
         (("export", "-m", "{trained}", "-o", "m.bin"), 2, ".onnx"),
         (("export", "-m", "{trained}", "-o", "m.onnx", "--format", "pt2"), 2, ".pt2"),
         (("export", "-m", "{trained}", "-o", "m.pt2", "--precision", "int8"), 2, "onnx alone"),

@@ -311,6 +311,8 @@ def _session(data: bytes) -> onnxruntime.InferenceSession:
         raise ResourceError(f"an exported network needs ONNX Runtime: {INSTALL}") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what is wrong is raised
+    # Not ONNX Runtime's other format, which is not what _check_seal has looked through.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
