@@ -703,7 +703,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     paths = [folder / f"{width}x{height}.png" for width, height in SIZES[:4]]
     for path, size in zip(paths, SIZES, strict=False):
         noise(*size, seed=size[0]).save(path)
-    return paths
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter to the right
+    photo = noise(70, 30, seed=3)
+    photo.putalpha(Image.fromarray(np.eye(30, 70, dtype=np.uint8) * 255).point(lambda a: 255 - a))
+    photo.save(folder / "turned and transparent.png", exif=turned)
+    return [*paths, folder / "turned and transparent.png"]
 
 
 @pytest.fixture(scope="module")
@@ -721,6 +726,8 @@ def wanted(model: Path, pictures: list[Path]) -> list[str]:
 def test_the_python_example(model: Path, pictures: list[Path], wanted: list[str]) -> None:
     code = (EXAMPLES / "classify.py").read_text(encoding="utf-8").splitlines()
     assert len([line for line in code[1:] if line]) <= 15
+    page = (ROOT / "docs" / "how-to" / "export.md").read_text(encoding="utf-8")
+    assert "```python\n" + "\n".join(code) + "\n```\n" in page, "the page shows the example"
     words = [sys.executable, EXAMPLES / "classify.py", model, *pictures]
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     done = subprocess.run(words, capture_output=True, check=True, env=environment)
@@ -735,6 +742,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     folder = tmp_path_factory.mktemp("served") / "examples"
     shutil.copytree(EXAMPLES, folder, ignore=shutil.ignore_patterns("node_modules"))
     words = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline"]
+    words += ["--engine-strict"]  # sharp needs a recent Node
     try:
         done = subprocess.run(
             words, cwd=folder, capture_output=True, text=True, check=False, timeout=200
