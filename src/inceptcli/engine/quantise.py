@@ -48,7 +48,8 @@ def int8(graph: onnx.ModelProto, pictures: Sequence[Pixels]) -> onnx.ModelProto:
     """The graph with its convolutions and matrix products in int8.
 
     Weights have a scale a channel and seven bits, because processors without VNNI add two
-    products of eight bits in sixteen, where they would be cut off.
+    products of eight bits in sixteen, where they would be cut off. Unsigned weights of eight
+    bits are safe there too, but no faster than float32.
 
     Args:
         graph: Whole, with float32 weights.
