@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from inceptcli import __version__, console, show
-from inceptcli.config import Arch, DataConfig, TrainConfig, one_of, resolve
+from inceptcli.config import (
+    IMAGENET,
+    Arch,
+    DataConfig,
+    TrainConfig,
+    one_of,
+    option_name,
+    resolve,
+)
 from inceptcli.errors import (
     DataError,
     InceptcliError,
@@ -177,6 +185,22 @@ def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, st
         settings["split"] = folder / SPLIT
     sources = dict.fromkeys(stored, "the run") | dict.fromkeys(typed, "option")
     return TrainConfig.from_json(settings), sources
+
+
+def _resolved(recipe: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, str]]:
+    """The settings of a new training; the weights to begin with suggest network and size."""
+    weights = typed.get("weights")
+    if weights is None:
+        for name in ("freeze_epochs", "layer_lr_decay"):
+            if name in typed:
+                raise UsageError(f"{option_name(name)} is for layers that --weights brings")
+        return resolve(recipe, typed)
+    if weights != IMAGENET:
+        typed["weights"] = str(Path(weights).absolute())
+    resolve(recipe, typed)  # what is wrong with the options comes before what is with the file
+    from inceptcli.engine.finetune import read_source, suggestions
+
+    return resolve(recipe, typed, suggestions(read_source(typed["weights"])))
 
 
 def _show_version(wanted: bool) -> None:
@@ -575,6 +599,33 @@ def train(
     arch: Annotated[
         str | None, _option("--arch", panel=MODEL, metavar="|".join(ARCHS), help=ARCH_HELP)
     ] = None,
+    weights: Annotated[
+        str | None,
+        _option(
+            "--weights",
+            panel=MODEL,
+            metavar="imagenet|FILE",
+            help="Begin with these weights, of torchvision (downloaded unless in torch's cache) "
+            "or of a file; gives other defaults for epochs, learning rates, network and size.",
+        ),
+    ] = None,
+    freeze_epochs: Annotated[
+        int | None,
+        _option(
+            "--freeze-epochs",
+            panel=MODEL,
+            help="First epochs in which only new layers learn; 2 with --weights.",
+        ),
+    ] = None,
+    layer_lr_decay: Annotated[
+        float | None,
+        _option(
+            "--layer-lr-decay",
+            panel=MODEL,
+            help="Factor on the learning rate of layers from --weights, from depth to depth "
+            "towards the image; 0.5 with --weights.",
+        ),
+    ] = None,
     image_size: ImageSize = None,
     resize: ResizeBy = None,
     device: DeviceOption = None,
@@ -688,7 +739,7 @@ def train(
     elif root is None:
         raise UsageError("train: which photographs? give a folder, as in: inceptcli train data/")
     else:
-        config, sources = resolve(recipe or "default", typed)
+        config, sources = _resolved(recipe or "default", typed)
     if config.folds or config.repeats:
         if dry_run or allow_change:
             raise UsageError("--folds and --repeats go with neither --dry-run nor --allow-change")

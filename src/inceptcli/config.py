@@ -28,6 +28,7 @@ ClassWeights = Literal["none", "balanced"]
 Role = Literal["train", "val", "test"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
+IMAGENET = "imagenet"  # torchvision's weights, as a value of --weights
 MIN_IMAGE_SIZE = 32
 MAX_IMAGE_SIZE = 2048
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's red, green and blue, as the tutorial has them
@@ -124,6 +125,10 @@ class TrainConfig(DataConfig):
     precision: Precision = "auto"
     deterministic: bool = False
 
+    weights: str | None = None  # a weights file to begin with, or IMAGENET
+    freeze_epochs: int = 0  # first epochs in which only new layers learn
+    layer_lr_decay: float = 1.0  # from depth to depth towards the image, of layers taken over
+
     folds: int | None = None  # trainings, each tested on another part of the photographs
     repeats: int | None = None  # trainings with other seeds
 
@@ -173,15 +178,27 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def resolve(recipe: str, typed: Mapping[str, Any]) -> tuple[TrainConfig, dict[str, str]]:
+# What a training that begins with other weights sets otherwise; a recipe is beneath it.
+FINE_TUNING: dict[str, Any] = {
+    "epochs": 10,
+    "freeze_epochs": 2,
+    "layer_lr_decay": 0.5,
+    "lr": 1e-3,
+}
+
+
+def resolve(
+    recipe: str, typed: Mapping[str, Any], suggested: Mapping[str, Any] | None = None
+) -> tuple[TrainConfig, dict[str, str]]:
     """The settings of a training and where each came from.
 
     Args:
         recipe: The recipe's name.
         typed: What the user gave, by field name, ``root`` among it; None stands for "not given".
+        suggested: What goes with the weights that ``typed`` names.
 
     Returns:
-        The settings, and for each field "option", "recipe" or "default".
+        The settings, and for each field "option", "recipe", "fine-tuning", "weights" or "default".
 
     Raises:
         UsageError: The recipe is unknown or a value does not fit.
@@ -190,8 +207,13 @@ def resolve(recipe: str, typed: Mapping[str, Any]) -> tuple[TrainConfig, dict[st
     given = {name: value for name, value in typed.items() if value is not None}
     sources = dict.fromkeys((item.name for item in fields(TrainConfig)), "default")
     sources |= dict.fromkeys(RECIPES[recipe], f"recipe {recipe}")
+    values = RECIPES[recipe]
+    if "weights" in given:
+        values = values | FINE_TUNING | dict(suggested or {})
+        sources |= dict.fromkeys(FINE_TUNING, "fine-tuning")
+        sources |= dict.fromkeys(suggested or {}, "weights")
     sources |= dict.fromkeys(given, "option")
-    return TrainConfig(**(RECIPES[recipe] | given | {"recipe": recipe})), sources
+    return TrainConfig(**(values | given | {"recipe": recipe})), sources
 
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -200,6 +222,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "lr": (0.0, math.inf),
     "weight_decay": (0.0, 1e6),
     "warmup_epochs": (0.0, 100_000),
+    "freeze_epochs": (0, 100_000),
+    "layer_lr_decay": (0.0, 1.0),
     "min_outputs": (1, 1_000_000),
     "image_size": (MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
     "patience": (1, 100_000),

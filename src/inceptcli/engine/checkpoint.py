@@ -14,6 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from inceptcli.engine import resume
+from inceptcli.engine.finetune import as_tensor
 from inceptcli.engine.guard import check_finite
 from inceptcli.engine.resume import Saved
 from inceptcli.engine.training import Training
@@ -117,6 +118,8 @@ def _write(t: Training) -> None:
         settings=t.config.to_json(),
         surroundings=resume.surroundings(t.device),
         photos=t.described,
+        taken=sorted(t.taken),
+        taught=as_tensor(t.taught),
     )
     resume.save(t.run_dir, saved)
     write_history(t.run_dir / HISTORY, t.progress.history)

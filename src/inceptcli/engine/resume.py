@@ -81,6 +81,8 @@ class Saved:
         settings: The training's settings, as ``TrainConfig.to_json`` gives them.
         surroundings: Versions, threads and device: what may change the last bits.
         photos: What ``describe_photos`` says of its photographs.
+        taken: Names of the tensors that were taken over from other weights, sorted.
+        taught: (n,) uint8, the fingerprints of the photographs that these were trained on.
     """
 
     progress: Progress
@@ -90,6 +92,8 @@ class Saved:
     settings: dict[str, Any]
     surroundings: dict[str, Any]
     photos: dict[str, Any]
+    taken: list[str] = field(default_factory=list)
+    taught: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
 
 
 def save(run_dir: Path, saved: Saved) -> None:

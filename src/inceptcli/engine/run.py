@@ -14,13 +14,14 @@ import torch
 
 from inceptcli import __version__
 from inceptcli.config import TrainConfig
-from inceptcli.data.fingerprints import MOST, make_fingerprints
+from inceptcli.data.fingerprints import MOST, join_fingerprints, make_fingerprints
 from inceptcli.data.folder import check_output
 from inceptcli.data.prepare import Photos, prepare, write_manifest
 from inceptcli.data.reader import StoppingError
 from inceptcli.engine import resume
 from inceptcli.engine.conclude import TrainResult, conclude
 from inceptcli.engine.device import Device, choose_device, leave, make_deterministic
+from inceptcli.engine.finetune import begin, scale_groups
 from inceptcli.engine.optim import balanced_class_weights, loss_per_image, make_optimizer
 from inceptcli.engine.resume import Saved
 from inceptcli.engine.signals import StopRequest
@@ -35,7 +36,7 @@ from inceptcli.runfolder import CONFIG, LAST, METRICS, REJECTED, RUNS, SPLIT, Ru
 
 PLACES = frozenset(  # settings that say something about this machine, not about the weights
     {"root", "split", "labels", "group_file", "cache", "workers", "device", "output", "name"}
-    | {"overwrite", "save_minutes"}
+    | {"overwrite", "save_minutes", "weights"}
 )
 
 
@@ -69,7 +70,7 @@ def run(
             saved = _load_state(run_dir, emit) if resuming else None
             photos = prepare_photos(config, device, stop, emit)
             with photos.store:
-                training = set_up(config, photos, device, run_dir, stop, emit)
+                training = set_up(config, photos, device, run_dir, stop, emit, saved=saved)
                 if saved is not None:
                     restore(training, saved, allow_change=allow_change)
                 elif lock is not None:
@@ -98,30 +99,41 @@ def set_up(
     run_dir: Path,
     stop: StopRequest,
     emit: Emit,
+    *,
+    saved: Saved | None = None,
 ) -> Training:
-    """A training that stands before its first step."""
+    """A training that stands before its first step; what it begins with may come from a state."""
     torch.manual_seed(config.seed)
     outputs = max(config.min_outputs, len(photos.classes))
     model = device.place(build(config.arch, outputs, config.image_size, training=True))
+    taken, taught = frozenset[str](), b""
+    if saved is not None:
+        taken, taught = frozenset(saved.taken), saved.taught.numpy().tobytes()
+    elif config.weights is not None:
+        taken, taught = begin(model, config.weights, photos, device, emit)
     class_weights = None
     if config.class_weights == "balanced":
         labels = torch.from_numpy(photos.labels[photos.indices("train")])
         class_weights = balanced_class_weights(labels, outputs).to(device.torch_device)
+    optimizer = make_optimizer(model, config)
+    scale_groups(optimizer, model, taken, config.layer_lr_decay)
     return Training(
         config=config,
         device=device,
         photos=photos,
         model=model,
         parallel=device.distribute(model),
-        optimizer=make_optimizer(model, config),
+        optimizer=optimizer,
         scaler=device.scaler(),
         losses_of=loss_per_image(double_softmax=config.double_softmax, class_weights=class_weights),
         described=resume.describe_photos(photos),
         run_dir=run_dir,
         record=_record(config, photos, device, outputs),
-        fingerprints=_fingerprints(photos, emit) if config.fingerprints else None,
+        fingerprints=_fingerprints(photos, taught, emit) if config.fingerprints else None,
         stop=stop,
         emit=emit,
+        taken=taken,
+        taught=taught,
     )
 
 
@@ -224,11 +236,12 @@ def _text(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _fingerprints(photos: Photos, emit: Emit) -> bytes:
+def _fingerprints(photos: Photos, taught: bytes, emit: Emit) -> bytes:
     facts = [fact for fact in (photos.facts[i] for i in photos.indices("train")) if fact]
     if len(facts) > MOST:
         emit(Notice(f"the weights remember a sample of the {len(facts):,} training photographs"))
-    return make_fingerprints([f.content_sha256 for f in facts], [f.look for f in facts])
+    own = make_fingerprints([f.content_sha256 for f in facts], [f.look for f in facts])
+    return join_fingerprints(own, taught) if taught else own
 
 
 def _record(config: TrainConfig, photos: Photos, device: Device, outputs: int) -> Record:

@@ -24,6 +24,7 @@ from inceptcli.data.loader import (
     normalise,
 )
 from inceptcli.engine.checkpoint import save_epoch, save_if_due
+from inceptcli.engine.finetune import training_mode
 from inceptcli.engine.guard import Guard
 from inceptcli.engine.infer import Watch, infer_role
 from inceptcli.engine.optim import learning_rate
@@ -89,7 +90,7 @@ def train_one_epoch(training: Training) -> tuple[float, float]:
         pin=device.torch_device.type == "cuda",
     )
     guard, clock = Guard(device.precision), Clock(t, loader, steps)
-    t.parallel.train()
+    training_mode(t)
     for batch in loader:
         if len(batch.indices) < 2 and device.world == 1:
             progress.step += 1  # its files have vanished, and batch norm needs two
@@ -157,7 +158,7 @@ def set_learning_rate(training: Training, steps_per_epoch: int) -> None:
     step = (progress.epoch - 1) * steps_per_epoch + progress.step
     rate = learning_rate(training.config, step=step, steps_per_epoch=steps_per_epoch)
     for group in training.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("scale", 1.0)  # slower where it was taken over
 
 
 def seed_dropout(training: Training) -> None:
