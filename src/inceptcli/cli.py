@@ -21,6 +21,7 @@ from inceptcli.config import (
     Arch,
     DataConfig,
     TrainConfig,
+    Tta,
     one_of,
     option_name,
     resolve,
@@ -38,7 +39,7 @@ from inceptcli.runfolder import FOLDS, LAST, METRICS, RUNS, SPLIT, latest_run, r
 
 if TYPE_CHECKING:
     from inceptcli.data.layout import Link
-    from inceptcli.engine.infer import Prediction
+    from inceptcli.engine.infer import Loaded, Prediction
 
 app = typer.Typer(
     name="inceptcli",
@@ -161,6 +162,19 @@ def _classes(names: str | None, folder: Path | None) -> tuple[str, ...]:
     from inceptcli.data.folder import scan
 
     return scan(folder).classes
+
+
+def _members(model: list[Path] | None, *, classes: tuple[str, ...], raw: bool) -> list[Loaded]:
+    """The networks that ``-m`` names, each said."""
+    from inceptcli.engine.committee import expand_models
+    from inceptcli.engine.evaluate import find_weights
+    from inceptcli.engine.infer import load_network
+
+    paths = expand_models(model) if model else [find_weights(None)]
+    members = [load_network(path, classes=classes, raw=raw) for path in paths]
+    for member in members:
+        console.say(f"weights: {member.weights.path}")
+    return members
 
 
 def _keep_outside(root: Path, *outputs: Path | None) -> None:
@@ -347,6 +361,27 @@ Weights = Annotated[
         panel=MODEL,
         metavar="WEIGHTS",
         help="Weights file. Without it: the best weights of the latest run in runs/.",
+    ),
+]
+Models = Annotated[
+    list[Path] | None,
+    _option(
+        "-m",
+        "--model",
+        panel=MODEL,
+        metavar="WEIGHTS",
+        help="Weights file or run folder; several, and the folds of a run, answer with the mean "
+        "of their probabilities. Without it: the best weights of the latest run in runs/.",
+    ),
+]
+TtaOption = Annotated[
+    str,
+    typer.Option(
+        "--tta",
+        rich_help_panel=MODEL,
+        metavar="none|flips|crops",
+        help="Answer with the mean over views: mirrored too (twice the work); five crops, "
+        "mirrored too (ten times).",
     ),
 ]
 DeviceOption = Annotated[
@@ -789,7 +824,8 @@ def evaluate(
         Path | None,
         typer.Argument(metavar="DATA", help="Labelled photographs. Without it: the run's own."),
     ] = None,
-    model: Weights = None,
+    model: Models = None,
+    tta: TtaOption = "none",
     role: Annotated[
         str | None,
         typer.Option(
@@ -855,6 +891,7 @@ def evaluate(
 
     Example: inceptcli evaluate photos/ -m runs/first/best_model.pth
     """
+    one_of("--tta", tta, get_args(Tta))
     chosen = _classes(class_names, classes_from)
     class_map = dict(_pair("--map", text) for text in mapped or [])
     given = _settings(ctx, DataConfig)
@@ -862,12 +899,20 @@ def evaluate(
         raise UsageError("--save stores what --min-precision finds; give that as well")
     from inceptcli.data.prepare import Photos, prepare
     from inceptcli.engine import evaluate as engine
+    from inceptcli.engine.committee import average, describe
     from inceptcli.engine.device import choose_device
-    from inceptcli.engine.infer import Loaded, load_network
+    from inceptcli.engine.infer import load_network
 
     on = choose_device(device or "auto", precision or "auto")
-    loaded = load_network(engine.find_weights(model), classes=chosen, raw=raw)
-    console.say(f"weights: {loaded.weights.path}")
+    members = _members(model, classes=chosen, raw=raw)
+    if len(members) > 1 and (save or root is None):
+        raise UsageError(
+            "--save stores in one weights file; give one -m"
+            if save
+            else "which photographs? those of a run were trained on by its other folds; name a "
+            "folder, or see folds.json for each fold on its own test photographs"
+        )
+    loaded = average(members, cast("Tta", tta))
     config = engine.photos_config(loaded.weights, given)
     _keep_outside(config.root, output)
     with console.Listener() as listener:
@@ -890,9 +935,10 @@ def evaluate(
         photos = photos_for(loaded, listener)
         role = role or engine.default_role(photos)
         result = measure(loaded, photos, role)
+        result = replace(result, weights=describe(members, cast("Tta", tta)))
         extras: dict[str, Any] = {}
         if against is not None:
-            rival = load_network(against, classes=chosen, raw=raw)
+            rival = average([load_network(against, classes=chosen, raw=raw)], cast("Tta", tta))
             other = measure(rival, photos_for(rival, silent), role)
             extras["against"] = engine.compare_models(result, other)
         if min_precision is not None:
@@ -917,7 +963,8 @@ def predict(
         list[str],
         typer.Argument(metavar="PATH", help="Files, folders, patterns, or - for a list on stdin."),
     ],
-    model: Weights = None,
+    model: Models = None,
+    tta: TtaOption = "none",
     recursive: Annotated[
         bool, typer.Option("-r", "--recursive", help="Enter the folders inside a folder.")
     ] = False,
@@ -961,18 +1008,18 @@ def predict(
     Example: inceptcli predict image.jpg -m best_model.pth
     """
     one_of("--link", link, LINKS)
+    one_of("--tta", tta, get_args(Tta))
     if threshold is not None and math.isnan(threshold):
         raise UsageError("--threshold: nan is no number; give one from 0 to 1")
     config = DataConfig(root=Path(), **_settings(ctx, DataConfig))
     chosen = _classes(class_names, classes_from)
     from inceptcli.engine import infer
+    from inceptcli.engine.committee import average
     from inceptcli.engine.device import choose_device
-    from inceptcli.engine.evaluate import find_weights
     from inceptcli.engine.inputs import expand
 
     on = choose_device(device or "auto", precision or "auto")
-    loaded = infer.load_network(find_weights(model), classes=chosen, raw=raw)
-    console.say(f"weights: {loaded.weights.path}")
+    loaded = average(_members(model, classes=chosen, raw=raw), cast("Tta", tta))
     if loaded.memory is None:
         console.say("whether the inputs were trained on is unknown: these weights do not say")
     from inceptcli.data.machine import default_workers
