@@ -216,6 +216,40 @@ def test_the_folds_of_a_run_answer_together_and_their_photographs_are_known(
     assert len(trained) > 40
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("predict", "p.png", "-m", "a.pth", "-m", "b.pth", "--explain", "x"), "--explain shows"),
+        (("evaluate", "photos", "-m", "a.pth", "-m", "b.pth", "--report", "x"), "--report shows"),
+        (("evaluate", "photos", "-m", "a.pth", "-m", "b.pth"), ""),
+        (
+            (
+                *[
+                    "evaluate",
+                    "photos",
+                    "-m",
+                    "a.pth",
+                    "--tta",
+                    "flips",
+                    "--min-precision",
+                    "0.5",
+                    "--save",
+                ],
+            ),
+            "--save is for one network's own answers",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("two")
+def test_what_is_one_network_s_is_not_asked_of_several(
+    words: tuple[str, ...], told: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(Path("p.png"), seed=3, label=1)
+    assert photos.name == "photos"
+    assert call(*words) == (2 if told else 0)
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
 def test_unfinished_folds_and_faulty_words(
     tmp_path: Path, two: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,8 +16,9 @@ from conftest import ROOT
 from inceptcli.config import MEAN, STD, TrainConfig, resolve
 from inceptcli.data.loader import Batch
 from inceptcli.data.prepare import prepare
+from inceptcli.engine import device as device_module
 from inceptcli.engine import infer
-from inceptcli.engine.device import Device
+from inceptcli.engine.device import Device, choose_device
 from inceptcli.engine.optim import balanced_class_weights, learning_rate, loss_per_image
 from inceptcli.engine.run import set_up
 from inceptcli.engine.signals import StopRequest
@@ -101,7 +102,25 @@ def test_the_double_softmax_is_the_scripts() -> None:
     logits, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0])
     ours = loss_per_image(double_softmax=True, class_weights=None)(logits, labels).mean()
     script = nn.CrossEntropyLoss()(nn.Softmax(dim=1)(logits), labels)
-    assert float(ours) == pytest.approx(script.item(), abs=1e-7)
+    assert float(ours) == pytest.approx(script.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize(("gain", "chosen"), [(0.5, "fp32"), (1.1, "fp32"), (1.9, "bf16")])
+def test_a_processor_computes_in_what_it_is_fast_in(
+    gain: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_module, "_cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(device_module, "_bf16_gain", lambda: gain)
+    found = choose_device("cpu", "auto")
+    assert found.precision == chosen
+    assert f"{gain} times" in found.reason
+    assert choose_device("cpu", "bf16").precision == "bf16"
+
+
+def test_measuring_the_processor_draws_nothing_at_random() -> None:
+    state = torch.get_rng_state()
+    assert device_module._bf16_gain() > 0
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_balanced_weights_are_scikit_learns() -> None:

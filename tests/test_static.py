@@ -32,6 +32,9 @@ ONLY = {
     "rich": {"console"},
     "typer": {"cli"},
     "torchinfo": {"model.summary"},
+    "jinja2": {"report.page"},
+    "markupsafe": {"report.page"},
+    "matplotlib": {"report.plots"},
 }
 WITHOUT_TORCH = {"", "errors", "events", "config", "files"}
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}

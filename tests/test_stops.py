@@ -92,7 +92,8 @@ def assert_equal(one: Path, other: Path) -> None:
     for part in ("best_epoch", "best_score"):
         assert ours["progress"][part] == theirs["progress"][part]
     rows = [
-        [{**row, "seconds": 0} for row in state["progress"]["history"]] for state in (ours, theirs)
+        [row | {"seconds": 0, "wait_seconds": 0} for row in state["progress"]["history"]]
+        for state in (ours, theirs)
     ]
     assert rows[0] == rows[1]
     best = [torch.load(run / "best_model.pth", weights_only=True) for run in (one, other)]

@@ -9,6 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
@@ -35,11 +36,23 @@ from inceptcli.errors import (
 )
 from inceptcli.events import Emit, silent
 from inceptcli.files import write_csv
-from inceptcli.runfolder import FOLDS, LAST, METRICS, RUNS, SPLIT, latest_run, read_settings
+from inceptcli.runfolder import (
+    FOLDS,
+    LAST,
+    METRICS,
+    REPORT,
+    RUNS,
+    SPLIT,
+    latest_run,
+    read_settings,
+)
 
 if TYPE_CHECKING:
     from inceptcli.data.layout import Link
+    from inceptcli.engine.comparison import Comparison
+    from inceptcli.engine.conclude import TrainResult
     from inceptcli.engine.infer import Loaded, Prediction
+    from inceptcli.report.content import Subject
 
 app = typer.Typer(
     name="inceptcli",
@@ -175,6 +188,19 @@ def _members(model: list[Path] | None, *, classes: tuple[str, ...], raw: bool) -
     for member in members:
         console.say(f"weights: {member.weights.path}")
     return members
+
+
+def _check_averaged(count: int, tta: str, *, save: bool, named: bool, report: bool) -> None:
+    """Refuse what averaged answers, of ``count`` networks, cannot be evaluated for."""
+    if save and (count > 1 or tta != "none"):
+        raise UsageError("--save is for one network's own answers; give one -m and no --tta")
+    if count > 1 and not named:
+        raise UsageError(
+            "which photographs? those of a run were trained on by its other folds; name a "
+            "folder, or see folds.json for each fold on its own test photographs"
+        )
+    if count > 1 and report:
+        raise UsageError("--report shows where one network looks; give one -m")
 
 
 def _keep_outside(root: Path, *outputs: Path | None) -> None:
@@ -750,6 +776,14 @@ def train(
             help="Let the weights remember which pictures they were trained on.",
         ),
     ] = None,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard",
+            rich_help_panel=OUTPUT,
+            help="Write event files for TensorBoard into the run folder as well.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -778,15 +812,18 @@ def train(
     if config.folds or config.repeats:
         if dry_run or allow_change:
             raise UsageError("--folds and --repeats go with neither --dry-run nor --allow-change")
-        _train_folds(config, sources, resuming=resume is not None, as_json=as_json)
+        _train_folds(
+            config, sources, resuming=resume is not None, tensorboard=tensorboard, as_json=as_json
+        )
         return
     from inceptcli.engine.device import is_first_process
     from inceptcli.engine.forecast import forecast
     from inceptcli.engine.run import run
+    from inceptcli.report.page import write_run_report
     from inceptcli.report.pictures import write_run
 
     script_lines = config.recipe == "tutorial"
-    with console.Listener(rows_to_stdout=not as_json, script_lines=script_lines) as listener:
+    with _listening(script_lines, tensorboard=tensorboard, as_json=as_json) as listener:
         if dry_run:
             show.forecast(forecast(config, emit=listener), as_json=as_json)
             return
@@ -800,20 +837,47 @@ def train(
         if not is_first_process():
             return
         write_run(result)
+        write_run_report(result, listener)
     show.training(result, as_json=as_json)
 
 
+@contextmanager
+def _listening(script_lines: bool, *, tensorboard: bool, as_json: bool) -> Iterator[Emit]:
+    """What shows a training's events and, where it is asked for, writes them for TensorBoard.
+
+    Raises:
+        UsageError: The tensorboard package is not installed; nothing was begun.
+    """
+    with console.Listener(rows_to_stdout=not as_json, script_lines=script_lines) as listener:
+        if not tensorboard:
+            yield listener
+            return
+        from inceptcli.report.tensorboard import EventFiles
+
+        with EventFiles(listener) as both:
+            yield both
+
+
 def _train_folds(
-    config: TrainConfig, sources: dict[str, str], *, resuming: bool, as_json: bool
+    config: TrainConfig,
+    sources: dict[str, str],
+    *,
+    resuming: bool,
+    tensorboard: bool,
+    as_json: bool,
 ) -> None:
     from inceptcli.engine.folds import run_folds
+    from inceptcli.report.page import write_run_report
     from inceptcli.report.pictures import write_run
 
     script_lines = config.recipe == "tutorial"
-    with console.Listener(rows_to_stdout=not as_json, script_lines=script_lines) as listener:
-        result = run_folds(
-            config, sources=sources, resuming=resuming, after=write_run, emit=listener
-        )
+    with _listening(script_lines, tensorboard=tensorboard, as_json=as_json) as listener:
+
+        def finish(result: TrainResult) -> None:
+            write_run(result)
+            write_run_report(result, listener)
+
+        result = run_folds(config, sources=sources, resuming=resuming, after=finish, emit=listener)
     show.folds(result, as_json=as_json)
 
 
@@ -862,6 +926,18 @@ def evaluate(
             help="Write metrics.json, predictions.csv and confusion.png there.",
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write a page of figures, mistakes and pictures (HTML) there."
+        ),
+    ] = None,
+    open_page: Annotated[
+        bool,
+        typer.Option(
+            "--open", help="Show that page in the browser; without --report a temporary one."
+        ),
+    ] = False,
     against: Annotated[
         Path | None,
         typer.Option(metavar="OTHER", help="Compare with these weights on the same photographs."),
@@ -905,16 +981,11 @@ def evaluate(
 
     on = choose_device(device or "auto", precision or "auto")
     members = _members(model, classes=chosen, raw=raw)
-    if len(members) > 1 and (save or root is None):
-        raise UsageError(
-            "--save stores in one weights file; give one -m"
-            if save
-            else "which photographs? those of a run were trained on by its other folds; name a "
-            "folder, or see folds.json for each fold on its own test photographs"
-        )
+    page = report is not None or open_page
+    _check_averaged(len(members), tta, save=save, named=root is not None, report=page)
     loaded = average(members, cast("Tta", tta))
     config = engine.photos_config(loaded.weights, given)
-    _keep_outside(config.root, output)
+    _keep_outside(config.root, output, report)
     with console.Listener() as listener:
 
         def photos_for(network: Loaded, emit: Emit) -> Photos:
@@ -937,10 +1008,12 @@ def evaluate(
         result = measure(loaded, photos, role)
         result = replace(result, weights=describe(members, cast("Tta", tta)))
         extras: dict[str, Any] = {}
+        compared: tuple[engine.Evaluation, Comparison] | None = None
         if against is not None:
             rival = average([load_network(against, classes=chosen, raw=raw)], cast("Tta", tta))
             other = measure(rival, photos_for(rival, silent), role)
             extras["against"] = engine.compare_models(result, other)
+            compared = other, extras["against"]
         if min_precision is not None:
             val = measure(loaded, photos, "val")
             threshold = engine.choose_threshold(val, min_precision=min_precision)
@@ -952,8 +1025,28 @@ def evaluate(
 
         write_evaluation(output, result)
     show.evaluation(result, as_json=as_json, **extras)
+    if report is not None or open_page:
+        from inceptcli.report.content import Subject
+
+        subject = Subject({result.role: result}, photos, members[0], compared)
+        _write_report(report, subject, opened=open_page)
     if strict and result.rejected:
         raise PartialError(f"{result.rejected} photographs could not be read")
+
+
+def _write_report(path: Path | None, subject: Subject, *, opened: bool) -> None:
+    """Write the page of an evaluation and perhaps show it in the browser."""
+    import tempfile
+    import webbrowser
+
+    from inceptcli.report.page import write_report
+
+    if path is None:
+        path = Path(tempfile.mkdtemp(prefix="inceptcli-")) / REPORT
+    write_report(path, subject)
+    console.say(f"report: {path}")
+    if opened and not webbrowser.open(path.absolute().as_uri()):
+        console.warn(f"no browser was found; open {path} in one")
 
 
 @app.command()
@@ -990,6 +1083,13 @@ def predict(
     link: Annotated[
         str, typer.Option(metavar="symlink|hardlink|copy", help="How --sort places files.")
     ] = "copy",
+    explain: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Draw in a new folder where the network looks for each class given (Grad-CAM).",
+        ),
+    ] = None,
     class_names: ClassNames = None,
     classes_from: ClassesFrom = None,
     raw: Annotated[bool, typer.Option("--raw", help="Without the stored temperature.")] = False,
@@ -1019,7 +1119,10 @@ def predict(
     from inceptcli.engine.inputs import expand
 
     on = choose_device(device or "auto", precision or "auto")
-    loaded = average(_members(model, classes=chosen, raw=raw), cast("Tta", tta))
+    members = _members(model, classes=chosen, raw=raw)
+    if explain is not None and len(members) > 1:
+        raise UsageError("--explain shows where one network looks; give one -m")
+    loaded = average(members, cast("Tta", tta))
     if loaded.memory is None:
         console.say("whether the inputs were trained on is unknown: these weights do not say")
     from inceptcli.data.machine import default_workers
@@ -1042,6 +1145,10 @@ def predict(
     shown = tally.count(show.predictions(rows, form=form))
     if sort is not None:
         shown = _sorted(sort, shown, link)
+    if explain is not None:
+        from inceptcli.report.explain import explained
+
+        shown = explained(explain, shown, members[0], max_megapixels=config.max_megapixels)
     if csv is not None:
         write_csv(csv, show.csv_header(topk), show.csv_rows(shown, topk))
     for _ in shown:  # what is left when no CSV drew them
@@ -1057,6 +1164,49 @@ def _sorted(folder: Path, rows: Iterator[Prediction], link: str) -> Iterator[Pre
         if row.error is None:
             place_by_class(folder, Path(row.path), row.top[0][0], link=cast("Link", link))
         yield row
+
+
+@app.command()
+def runs(
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUNS", help="The folder that they lie in.", show_default=True)
+    ] = Path(RUNS),
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="A B", help="Lay the curves of two runs, named or by path, over one another."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PNG",
+            help="With --compare: draw them there. Without it: RUNS/A-and-B.png.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the runs: what each was trained on, how good it is, and whether it is finished.
+
+    Example: inceptcli runs --compare first second
+    """
+    from inceptcli.report import runs as report
+
+    if compare is None:
+        if output is not None:
+            raise UsageError("-o goes with --compare; give that as well")
+        show.runs(report.list_runs(folder), folder, as_json=as_json)
+        return
+    paths = [report.find_run(folder, name) for name in compare]
+    pair = report.compare_runs(*paths)
+    if output is None:
+        output = folder / f"{paths[0].name}-and-{paths[1].name}.png"
+    from inceptcli.report.pictures import write_comparison
+
+    write_comparison(output, pair)
+    show.run_pair(pair, output, as_json=as_json)
 
 
 @app.command()

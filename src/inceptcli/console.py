@@ -8,6 +8,7 @@ moving bar; in a pipe plain lines, one thing a line. Every name from outside goe
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -143,6 +144,26 @@ def print_table(
         console.print(_plain_row(row, widths, left))
 
 
+SPARKS = "▁▂▃▄▅▆▇█"
+SPARK_WIDTH = 24  # epochs, at most
+
+
+def sparkline(values: Sequence[float], *, width: int = SPARK_WIDTH) -> str:
+    """The last ``width`` values from 0 to 1 as small bars, between their least and greatest.
+
+    A value that is not finite is a space; where the terminal cannot show bars there are none.
+    """
+    if not stdout().encoding.startswith("utf"):
+        return ""
+    values = list(values)[-width:]
+    known = [value for value in values if math.isfinite(value)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    step = (high - low) / (len(SPARKS) - 1) or 1.0
+    return "".join(
+        SPARKS[round((value - low) / step)] if math.isfinite(value) else " " for value in values
+    )
+
+
 def print_confusion(
     matrix: Sequence[Sequence[int]], rows: Sequence[str], columns: Sequence[str]
 ) -> None:
@@ -224,6 +245,7 @@ class Listener:
         self._job = ""
         self._said_at = 0.0
         self._epochs = 0
+        self._accuracies: list[float] = []
 
     def __enter__(self) -> Self:
         return self
@@ -296,6 +318,7 @@ class Listener:
         rows = [(name, *pair) for name, pair in event.settings.items()]
         print_table(("setting", "value", "from"), rows, left=3, console=self._err)
         self._line(Text(f"run folder: {printable(event.run)}"))
+        self._accuracies.clear()
         if not self._script_lines:
             self._out.print(Text(EPOCH_HEAD, style="bold"))
 
@@ -304,13 +327,19 @@ class Listener:
             self._out.print(Text(script_line(event)))
         else:
             style = "green" if event.best else ""
-            self._out.print(Text(epoch_line(event, self._epochs), style=style))
+            line = epoch_line(event, self._epochs)
+            if self._out.is_terminal:
+                self._accuracies.append(event.val_accuracy)
+                line = f"{line:<{EPOCH_WIDTH}}  {sparkline(self._accuracies)}"
+            self._out.print(Text(line, style=style))
 
 
 EPOCH_HEAD = (
     f"{'epoch':>9}  {'train loss':>10}  {'train acc':>9}  {'val loss':>8}  {'val acc':>7}"
     f"  {'lr':>8}  {'seconds':>7}"
 )
+
+EPOCH_WIDTH = len(EPOCH_HEAD) + len("  best")
 
 
 def epoch_line(row: EpochDone, epochs: int) -> str:

@@ -5,6 +5,7 @@ They never print: they call ``emit(event)``, which is ``silent`` unless somebody
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -95,7 +96,9 @@ class BatchDone:
 class EpochDone:
     """One epoch is trained, validated and saved; the columns of ``history.csv``.
 
-    Losses and accuracies are means over images; accuracies lie in [0, 1].
+    Losses and accuracies are means over images; accuracies lie in [0, 1]. ``wait_seconds`` is the
+    part of ``seconds`` that the training part waited for pixels; NaN in a run of an earlier
+    version.
     """
 
     epoch: int
@@ -106,6 +109,7 @@ class EpochDone:
     learning_rate: float
     seconds: float
     best: bool
+    wait_seconds: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)

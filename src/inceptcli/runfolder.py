@@ -181,11 +181,21 @@ def read_settings(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: There is no such file in it, or it is damaged.
     """
+    settings: dict[str, Any] = read_description(folder)["settings"]
+    return settings
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What ``config.json`` in a run folder says; ``settings`` is sure to be a mapping.
+
+    Raises:
+        DataError: There is no such file in it, or it is damaged.
+    """
     path = folder / CONFIG
     try:
-        settings = json.loads(read_regular(path, max_bytes=_MAX_CONFIG_BYTES))["settings"]
-        if isinstance(settings, dict):
-            return settings
+        description = json.loads(read_regular(path, max_bytes=_MAX_CONFIG_BYTES))
+        if isinstance(description["settings"], dict):
+            return dict(description)
     except FileNotFoundError as error:
         raise DataError(
             printable(f"{folder} is no run folder: it holds no {CONFIG}; give one that does")
@@ -193,6 +203,32 @@ def read_settings(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(printable(f"cannot read {path}: {error}; give another run")) from error
     raise DataError(printable(f"{path} holds no settings; give another run"))
+
+
+def started(folder: Path) -> str:
+    """When the run in a folder was begun, local time, ISO 8601: now, unless it is resumed."""
+    with suppress(DataError, KeyError):
+        return str(read_description(folder)["started"])
+    return datetime.now().isoformat(timespec="seconds")
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether a process holds the run folder, or one on another machine has signed for it.
+
+    Asking never makes the lock file, and takes the lock for less than a claim waits for it.
+    """
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDWR | NOFOLLOW | NONBLOCK)
+    except OSError:
+        return False
+    try:
+        locked = _try_lock(descriptor)
+        owner = _read_owner(descriptor)
+        if locked:
+            return owner is not None and owner.is_elsewhere()
+        return locked is False or (owner is not None and owner.may_live())
+    finally:
+        os.close(descriptor)
 
 
 def _refuse_files(folder: Path) -> None:

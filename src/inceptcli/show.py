@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inceptcli import console
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # torch and its weight stay away until a command needs them
     from inceptcli.engine.infer import Prediction
     from inceptcli.model.summary import BlockRow, LayerTable, MeasuredMemory, Reduction
     from inceptcli.model.weights import Weights
+    from inceptcli.report.runs import Run, RunPair, Share
 
 
 def layers(
@@ -405,6 +407,61 @@ def csv_rows(rows: Iterable[Prediction], topk: int) -> Iterator[list[object]]:
         pairs: list[object] = [part for pair in row.top for part in pair]
         pairs += [None] * (2 * topk - len(pairs))
         yield [row.path, *pairs[:2], int(row.uncertain), row.error, *pairs[2:]]
+
+
+def runs(found: Sequence[Run], folder: Path, *, as_json: bool) -> None:
+    """The runs in a folder, the oldest first."""
+    if as_json:
+        console.print_json([run.to_json() for run in found])
+        return
+    if not found:
+        console.say(f"no runs in {folder}; inceptcli train makes one")
+        return
+    console.print_table(
+        ("run", "begun", "data", "recipe", "state", "epochs", "best", "val", "test", "time"),
+        [
+            (
+                run.name,
+                run.when.replace("T", " ")[:16],
+                Path(run.data).name,
+                run.recipe,
+                run.state,
+                f"{run.epochs}/{run.epochs_wanted}",
+                run.best_epoch,
+                _accuracy(run.val),
+                _accuracy(run.test),
+                _duration(run.seconds),
+            )
+            for run in found
+        ],
+        left=5,
+    )
+
+
+def _accuracy(share: Share | None) -> str:
+    if share is None:
+        return "-"
+    low, high = share.interval or (None, None)
+    return f"{share.value:.4f}" + (f" ({low:.2f} to {high:.2f})" if share.interval else "")
+
+
+def run_pair(pair: RunPair, picture: Path, *, as_json: bool) -> None:
+    """Two runs side by side; the last line is the picture of their curves."""
+    if as_json:
+        console.print_json(pair.to_json() | {"picture": str(picture)})
+        return
+    rows = [
+        ("state", *(run.state for run in pair.runs)),
+        ("epochs", *(f"{run.epochs}/{run.epochs_wanted}" for run in pair.runs)),
+        ("val accuracy", *(_accuracy(run.val) for run in pair.runs)),
+        ("test accuracy", *(_accuracy(run.test) for run in pair.runs)),
+        ("time", *(_duration(run.seconds) for run in pair.runs)),
+        *((name, one, other) for name, one, other in pair.differ),
+    ]
+    lines = [console.sparkline([row.val_accuracy for row in part]) for part in pair.histories]
+    rows.append(("val accuracy by epoch", *lines))
+    console.print_table(("", *(run.name for run in pair.runs)), rows)
+    console.result(str(picture))
 
 
 def cache(entries: Sequence[CacheEntry], *, as_json: bool) -> None:

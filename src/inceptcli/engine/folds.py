@@ -38,6 +38,7 @@ from inceptcli.runfolder import (
     RunLock,
     claim_run,
     read_settings,
+    started,
 )
 
 
@@ -122,7 +123,7 @@ def run_folds(
             _refuse_changes(config, folder)
         else:
             _begin(config, lock, parts, stop, emit)
-            write_json(folder / CONFIG, _description(config, sources or {}))
+            write_json(folder / CONFIG, _description(config, folder, sources or {}))
         for number, part in enumerate(parts, start=1):
             name = part.output.name if part.output else ""
             if _is_finished(folder / name):
@@ -221,12 +222,13 @@ def _divided(photos: Photos, parts: Sequence[TrainConfig]) -> list[tuple[Path, P
     return divided
 
 
-def _description(config: TrainConfig, sources: Mapping[str, str]) -> dict[str, Any]:
+def _description(config: TrainConfig, folder: Path, sources: Mapping[str, str]) -> dict[str, Any]:
     return {
         "format": 1,
         "settings": config.to_json(),
         "sources": dict(sources),
         "versions": {"inceptcli": __version__},
+        "started": started(folder),
         "command": sys.argv,
     }
 

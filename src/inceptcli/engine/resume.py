@@ -37,6 +37,7 @@ class Progress:
         correct: Its images classified rightly so far.
         images: Its images so far.
         seconds: Its time so far, over all sittings.
+        wait_seconds: The part of it that was spent waiting for pixels.
         history: The finished epochs.
         best_epoch: The best one, 0 when there is none yet.
         best_score: Its monitored figure and loss, such that a larger tuple is better.
@@ -48,6 +49,7 @@ class Progress:
     correct: int = 0
     images: int = 0
     seconds: float = 0.0
+    wait_seconds: float = 0.0
     history: list[EpochDone] = field(default_factory=list)
     best_epoch: int = 0
     best_score: tuple[float, float] = (-float("inf"), -float("inf"))
@@ -66,7 +68,8 @@ class Progress:
     def begin(self, epoch: int) -> None:
         """Stand before the first step of an epoch."""
         self.epoch, self.step = epoch, 0
-        self.loss_sum, self.correct, self.images, self.seconds = 0.0, 0, 0, 0.0
+        self.loss_sum, self.correct, self.images = 0.0, 0, 0
+        self.seconds = self.wait_seconds = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,17 @@ from inceptcli.events import Emit, Notice, TrainingStarted, Warned, silent
 from inceptcli.files import printable, write_csv, write_json
 from inceptcli.model.inception import build
 from inceptcli.model.weights import Record
-from inceptcli.runfolder import CONFIG, LAST, METRICS, REJECTED, RUNS, SPLIT, RunLock, claim_run
+from inceptcli.runfolder import (
+    CONFIG,
+    LAST,
+    METRICS,
+    REJECTED,
+    RUNS,
+    SPLIT,
+    RunLock,
+    claim_run,
+    started,
+)
 
 PLACES = frozenset(  # settings that say something about this machine, not about the weights
     {"root", "split", "labels", "group_file", "cache", "workers", "device", "output", "name"}
@@ -214,6 +224,7 @@ def _description(t: Training, sources: Mapping[str, str]) -> dict[str, Any]:
         "surroundings": resume.surroundings(t.device),
         "versions": dict(t.record.versions),
         "machine": platform.platform(),
+        "started": started(t.run_dir),
         "command": sys.argv,
     }
 

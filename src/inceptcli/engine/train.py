@@ -66,6 +66,7 @@ def fit(training: Training) -> None:
             learning_rate=t.optimizer.param_groups[0]["lr"],
             seconds=progress.seconds + time.monotonic() - started,
             best=math.isfinite(val.loss) and val.score > progress.best_score,
+            wait_seconds=progress.wait_seconds,
         )
         if row.best:
             progress.best_epoch, progress.best_score = row.epoch, val.score
@@ -229,6 +230,7 @@ class Clock:
         self._loader = loader
         self._ends = np.cumsum([len(step) for step in steps]).tolist()
         self._already = training.progress.seconds
+        self._waited = training.progress.wait_seconds
         self._first = training.progress.step
         self._started = time.monotonic()
 
@@ -238,8 +240,9 @@ class Clock:
         return self._already + time.monotonic() - self._started
 
     def tick(self) -> None:
-        """Emit where the epoch stands after a step."""
+        """Note the time waited for pixels, and emit where the epoch stands after a step."""
         progress = self._training.progress
+        progress.wait_seconds = self._waited + self._loader.waited
         done = self._ends[progress.step - 1]
         before = self._ends[self._first - 1] if self._first else 0
         elapsed = max(time.monotonic() - self._started, 1e-9)

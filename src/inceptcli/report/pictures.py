@@ -13,6 +13,7 @@ from inceptcli.engine.conclude import TrainResult
 from inceptcli.engine.evaluate import Evaluation, write_metrics, write_predictions
 from inceptcli.files import cannot_write, write_bytes
 from inceptcli.report import plots
+from inceptcli.report.runs import RunPair
 from inceptcli.runfolder import (
     CONFUSION,
     CURVES,
@@ -50,6 +51,16 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     write_metrics(folder / METRICS, {evaluation.role: evaluation})
     write_predictions(folder / PREDICTIONS, evaluation)
     _write_figures(folder, evaluation)
+
+
+def write_comparison(path: Path, pair: RunPair) -> None:
+    """Draw the curves of two runs over one another.
+
+    Raises:
+        OutputError: It could not be written.
+    """
+    names = [Path(run.name).name for run in pair.runs]
+    write_bytes(path, plots.overlaid(list(zip(names, pair.histories, strict=True))))
 
 
 def write_samples(path: Path, photos: Photos) -> None:

@@ -1,0 +1,242 @@
+"""The runs under a folder, from what they have written. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from inceptcli.errors import DataError, OutputError
+from inceptcli.events import EpochDone
+from inceptcli.files import printable, read_csv, read_regular
+from inceptcli.runfolder import (
+    CONFIG,
+    FOLDS,
+    HISTORY,
+    LAST,
+    METRICS,
+    is_in_use,
+    read_description,
+)
+
+State = Literal["finished", "running", "stopped", "failed"]
+_MAX_JSON_BYTES = 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """An accuracy, 0 to 1, with its 95 % interval where one is known."""
+
+    value: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+        name: Its path below the folder of runs, with "/".
+        when: When it was begun, local time, ISO 8601.
+        data: The folder of photographs.
+        recipe: The recipe's name.
+        epochs: Epochs done.
+        epochs_wanted: Epochs asked for.
+        best_epoch: The best so far, or None.
+        val: Accuracy on val of the best epoch.
+        test: Accuracy on test, of a finished run with that role; of a run of several trainings
+            the accuracy over all their test images.
+        seconds: Sum over the epochs.
+        state: "finished"; "running" while a process holds it; "stopped" when it can be resumed;
+            "failed" when it ended before its first save.
+    """
+
+    name: str
+    when: str
+    data: str
+    recipe: str
+    epochs: int
+    epochs_wanted: int
+    best_epoch: int | None
+    val: Share | None
+    test: Share | None
+    seconds: float
+    state: State
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def list_runs(folder: Path) -> list[Run]:
+    """The runs in a folder, the oldest first; what is no run folder is passed over.
+
+    Raises:
+        OutputError: The folder cannot be listed.
+    """
+    found = [run for path in _folders(folder) for run in _with_parts(folder, path)]
+    return sorted(found, key=lambda run: (run.when, run.name))
+
+
+def read_run(path: Path, *, name: str = "") -> Run:
+    """What a run folder says of itself.
+
+    Raises:
+        DataError: It is no run folder, or its settings are damaged.
+    """
+    description = read_description(path)
+    settings = description["settings"]
+    history = read_history(path)
+    best = [row for row in history if row.best][-1:]
+    metrics = _read_json(path / METRICS)
+    val, test = _share(metrics, "val"), _share(metrics, "test")
+    if val is None and best:
+        val = Share(best[0].val_accuracy, None)
+    folds = _read_json(path / FOLDS)
+    if "accuracy" in folds:
+        low, high = folds["interval"]
+        test = Share(folds["accuracy"], (low, high))
+    return Run(
+        name=name or path.name,
+        when=_when(path, description),
+        data=str(settings.get("root", "")),
+        recipe=str(settings.get("recipe", "")),
+        epochs=len(history),
+        epochs_wanted=int(settings.get("epochs", 0)),
+        best_epoch=best[0].epoch if best else None,
+        val=val,
+        test=test,
+        seconds=math.fsum(row.seconds for row in history),
+        state=_state(path, settings, folds),
+    )
+
+
+def read_history(path: Path) -> tuple[EpochDone, ...]:
+    """The rows of a run's ``history.csv``; none where there is none, or it is damaged."""
+    rows = []
+    with suppress(DataError, ValueError, TypeError, KeyError):
+        for row in read_csv(path / HISTORY):
+            numbers = {name: float(text or "nan") for name, text in row.items()}
+            epoch, best = int(numbers.pop("epoch")), bool(numbers.pop("best"))
+            rows.append(EpochDone(epoch=epoch, best=best, **numbers))
+    return tuple(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class RunPair:
+    """Two runs side by side.
+
+    Attributes:
+        runs: What each says of itself.
+        histories: The epochs of each.
+        differ: The settings in which they differ: name, the one's value, the other's.
+    """
+
+    runs: tuple[Run, Run]
+    histories: tuple[tuple[EpochDone, ...], tuple[EpochDone, ...]]
+    differ: tuple[tuple[str, str, str], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "runs": [
+                run.to_json() | {"history": [asdict(row) for row in history]}
+                for run, history in zip(self.runs, self.histories, strict=True)
+            ],
+            "settings": {name: [one, other] for name, one, other in self.differ},
+        }
+
+
+def compare_runs(one: Path, other: Path) -> RunPair:
+    """Two runs side by side.
+
+    Raises:
+        DataError: One of them is no run folder.
+    """
+    ours, theirs = (read_description(path)["settings"] for path in (one, other))
+    names = [*ours, *(name for name in theirs if name not in ours)]
+    own = {"output", "name", "overwrite", "split"}  # say which run it is
+    return RunPair(
+        runs=(read_run(one, name=str(one)), read_run(other, name=str(other))),
+        histories=(read_history(one), read_history(other)),
+        differ=tuple(
+            (name, _plain(ours.get(name)), _plain(theirs.get(name)))
+            for name in names
+            if name not in own and ours.get(name) != theirs.get(name)
+        ),
+    )
+
+
+def find_run(runs: Path, name: str) -> Path:
+    """The folder of a run that is named by its path or by its name below ``runs``.
+
+    Raises:
+        DataError: There is none.
+    """
+    for path in (Path(name), runs / name):
+        if (path / CONFIG).is_file():
+            return path
+    raise DataError(f"no run {printable(name)}, here or in {printable(str(runs))}")
+
+
+def _folders(folder: Path) -> Sequence[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if (path / CONFIG).is_file())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise OutputError(printable(f"cannot list {folder}: {error.strerror}")) from error
+
+
+def _with_parts(runs: Path, path: Path) -> Iterator[Run]:
+    """A run, and the trainings that it is made of."""
+    parts = _folders(path) if (path / FOLDS).is_file() else []
+    for each in (path, *parts):
+        with suppress(DataError, ValueError, TypeError, KeyError, OutputError):
+            yield read_run(each, name=each.relative_to(runs).as_posix())
+
+
+def _state(path: Path, settings: Mapping[str, Any], folds: Mapping[str, Any]) -> State:
+    if is_in_use(path):
+        return "running"
+    if folds:
+        wanted = (settings.get("folds") or 1) * (settings.get("repeats") or 1)
+        return "finished" if len(folds["folds"]) == wanted else "stopped"
+    if (path / METRICS).is_file():
+        return "finished"
+    return "stopped" if (path / LAST).is_file() else "failed"
+
+
+def _when(path: Path, description: Mapping[str, Any]) -> str:
+    started = description.get("started")
+    if isinstance(started, str):
+        return started
+    modified = (path / CONFIG).stat().st_mtime  # a run of an earlier version
+    return datetime.fromtimestamp(modified).isoformat(timespec="seconds")
+
+
+def _share(metrics: Mapping[str, Any], role: str) -> Share | None:
+    figures = metrics.get(role)
+    if not isinstance(figures, dict):
+        return None
+    interval = figures["intervals"].get("accuracy")
+    return Share(figures["accuracy"], (interval[0], interval[1]) if interval else None)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError, RecursionError):
+        value = json.loads(read_regular(path, max_bytes=_MAX_JSON_BYTES))
+        if isinstance(value, dict):
+            return value
+    return {}
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "-"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
