@@ -14,7 +14,10 @@ import platform
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,14 +31,16 @@ from inceptcli.engine.conclude import TrainResult
 from inceptcli.engine.run import run
 from inceptcli.runfolder import BEST
 
+WAYS = ("random", "fine-tuned", "fine-tuned for as long")
+
 
 @dataclass(frozen=True)
 class Row:
-    """One training: photographs a class, seed, where it began, its accuracy on all the rest."""
+    """One training: photographs a class, seed, how it began, its accuracy on all the rest."""
 
     images: int
     seed: int
-    begin: str
+    way: str
     epochs: int
     accuracy: float
     test_images: int
@@ -43,12 +48,12 @@ class Row:
 
 
 def main() -> None:
-    """Train once on the first classes, then twice an amount and seed on the others."""
+    """Train once on the first classes, then three times an amount and seed on the others."""
     options = _options()
+    classes = sorted(path.name for path in options.data.iterdir() if path.is_dir())
+    first, others = classes[: options.first], classes[options.first :]
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        classes = sorted(path.name for path in options.data.iterdir() if path.is_dir())
-        first, others = classes[: options.first], classes[options.first :]
         roots = [
             _linked(place / part, options.data, names)
             for part, names in (("first", first), ("others", others))
@@ -56,32 +61,13 @@ def main() -> None:
         say(f"first training: {', '.join(first)}")
         common = {"image_size": options.img_size, "arch": options.arch, "workers": 0}
         common |= {"follow_links": True, "cache": "ram"}
-        base = _train(
-            roots[0], place / "base", common | {"epochs": options.first_epochs, "seed": 1}
-        )
-        photos = prepare(
-            DataConfig(root=roots[1], follow_links=True, workers=0, image_size=options.img_size),
-            divide=False,
-        )
-        photos.store.close()
-        rows = []
-        for images in options.images:
-            for seed in range(1, options.seeds + 1):
-                split = place / f"{images}-{seed}.csv"
-                write_manifest(split, _few(photos, images, seed))
-                few = common | {"split": split, "seed": seed, "batch_size": 16}
-                for begin, more in {
-                    "random": {"epochs": options.epochs},
-                    "fine-tuned": {"weights": str(place / "base" / BEST)},
-                }.items():
-                    run_dir = place / f"{images}-{seed}-{begin}"
-                    rows.append(_row(images, seed, begin, _train(roots[1], run_dir, few | more)))
-                    say(f"{rows[-1]}")
-    test = base.test
+        epochs = {"epochs": options.first_epochs, "seed": 1}
+        base = _train(roots[0], place / "base", common | epochs)
+        rows = _rows(options, roots[1], place, common)
     report = {
         "command": " ".join(["python", "-m", "benchmarks.finetune", *sys.argv[1:]]),
         "classes": {"first": first, "others": others},
-        "first_test_accuracy": None if test is None else test.figures.accuracy,
+        "first_test_accuracy": base.test and base.test.figures.accuracy,
         "fine_tuning": FINE_TUNING,
         "versions": {
             "inceptcli": __version__,
@@ -94,25 +80,50 @@ def main() -> None:
             "threads": torch.get_num_threads(),
         },
         "rows": [asdict(row) for row in rows],
-        "gains": [_gain(rows, images) for images in options.images],
+        "gains": [_gain(rows, images, way) for images in options.images for way in WAYS[1:]],
     }
     options.output.write_text(json.dumps(report, indent=1) + "\n")
-    heads = ("photographs a class", "random", "fine-tuned", "gain", "95 % interval")
-    print_table(
-        heads,
-        [
-            (
-                str(g["images"]),
-                f"{g['random']:.3f}",
-                f"{g['fine-tuned']:.3f}",
-                f"{g['gain']:+.3f}",
-                "-" if g["low"] is None else f"{g['low']:+.3f} to {g['high']:+.3f}",
-            )
-            for g in report["gains"]
-        ],
-        markdown=True,
-    )
+    heads = ("photographs a class", "how", "accuracy", "seconds", "gain", "95 % interval")
+    print_table(heads, _table(rows, report["gains"]), markdown=True)
     result(str(options.output))
+
+
+def _rows(
+    options: argparse.Namespace, root: Path, place: Path, common: dict[str, object]
+) -> list[Row]:
+    """Every training on a few photographs, the ways of one amount and seed one after another."""
+    settings = DataConfig(root=root, follow_links=True, workers=0, image_size=options.img_size)
+    photos = prepare(settings, divide=False)
+    photos.store.close()
+    long, weights = {"epochs": options.epochs}, {"weights": str(place / "base" / BEST)}
+    ways = dict(zip(WAYS, (long, weights, weights | long), strict=True))
+    rows = []
+    for images, seed in product(options.images, range(1, options.seeds + 1)):
+        split = place / f"{images}-{seed}.csv"
+        write_manifest(split, _few(photos, images, seed))
+        few = common | {"split": split, "seed": seed, "batch_size": 16}
+        for way, more in ways.items():
+            trained = _train(root, place / f"{images}-{seed}-{way}", few | more)
+            rows.append(_row(images, seed, way, trained))
+            say(f"{rows[-1]}")
+    return rows
+
+
+def _table(rows: list[Row], gains: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Means over the seeds, a line an amount and way."""
+    lines = []
+    for images, way in dict.fromkeys((row.images, row.way) for row in rows):
+        chosen = [row for row in rows if (row.images, row.way) == (images, way)]
+        accuracy, seconds = (mean(getattr(r, n) for r in chosen) for n in ("accuracy", "seconds"))
+        shown = f"{way}, {chosen[0].epochs} epochs"
+        gain = next((g for g in gains if (g["images"], g["way"]) == (images, way)), None)
+        last = ("", "") if gain is None else (f"{gain['gain']:+.3f}", _interval(gain))
+        lines.append((str(images), shown, f"{accuracy:.3f}", f"{seconds:.0f}", *last))
+    return lines
+
+
+def _interval(gain: dict[str, Any]) -> str:
+    return "-" if gain["low"] is None else f"{gain['low']:+.3f} to {gain['high']:+.3f}"
 
 
 def _options() -> argparse.Namespace:
@@ -121,7 +132,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("-o", "--output", type=Path, default=Path("finetune.json"))
     parser.add_argument("--first", type=int, default=3, help="classes of the first training")
     parser.add_argument("--first-epochs", type=int, default=15)
-    parser.add_argument("--epochs", type=int, default=40, help="from random weights")
+    parser.add_argument(
+        "--epochs", type=int, default=40, help="from random weights, and the longest"
+    )
     parser.add_argument("--images", type=int, nargs="+", default=[10, 20, 50])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--img-size", type=int, default=96)
@@ -160,36 +173,26 @@ def _train(root: Path, output: Path, given: dict[str, object]) -> TrainResult:
     return run(config)
 
 
-def _row(images: int, seed: int, begin: str, trained: TrainResult) -> Row:
+def _row(images: int, seed: int, way: str, trained: TrainResult) -> Row:
     assert trained.test is not None
     figures = trained.test.figures
     return Row(
-        images, seed, begin, len(trained.history), figures.accuracy, figures.images, trained.seconds
+        images, seed, way, len(trained.history), figures.accuracy, figures.images, trained.seconds
     )
 
 
-def _gain(rows: list[Row], images: int) -> dict[str, float | int | None]:
-    """Means over the seeds and Student's interval of the paired differences."""
-    of = {
-        begin: np.array(
-            [row.accuracy for row in rows if (row.images, row.begin) == (images, begin)]
-        )
-        for begin in ("random", "fine-tuned")
-    }
-    steps = of["fine-tuned"] - of["random"]
-    half = None
+def _gain(rows: list[Row], images: int, way: str) -> dict[str, Any]:
+    """Mean difference to random weights over the seeds, with Student's interval of the pairs."""
+    ours, random = (
+        np.array([row.accuracy for row in rows if (row.images, row.way) == (images, each)])
+        for each in (way, WAYS[0])
+    )
+    steps = ours - random
+    gain, low, high = float(steps.mean()), None, None
     if len(steps) > 1:
         half = student.ppf(0.975, len(steps) - 1) * steps.std(ddof=1) / np.sqrt(len(steps))
-    gain = float(steps.mean())
-    return {
-        "images": images,
-        **{begin: float(part.mean()) for begin, part in of.items()},
-        "std_random": float(of["random"].std(ddof=1)) if half is not None else None,
-        "std_fine-tuned": float(of["fine-tuned"].std(ddof=1)) if half is not None else None,
-        "gain": gain,
-        "low": None if half is None else gain - float(half),
-        "high": None if half is None else gain + float(half),
-    }
+        low, high = gain - float(half), gain + float(half)
+    return {"images": images, "way": way, "gain": gain, "low": low, "high": high}
 
 
 if __name__ == "__main__":

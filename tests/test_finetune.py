@@ -311,7 +311,7 @@ def test_torchvision_s_file_is_downloaded_verified_and_kept(
         published.unlink(missing_ok=True)
     streams = capsys.readouterr()
     assert streams.out == ""
-    assert streams.err.count("downloading file:") == 1
+    assert streams.err.count('Downloading: "file:') == 1
     loaded = torch.load(cached(published.name))
     assert all(torch.equal(part, loaded[name]) for name, part in weights.state_dict.items())
     assert not any(name.startswith("aux") for name in weights.state_dict)

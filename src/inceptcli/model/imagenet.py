@@ -40,10 +40,8 @@ def imagenet_weights(url: str = IMAGENET_URL) -> Weights:
     shown = printable(str(path))
     if path.exists():
         _check_hash(path)
-    else:
-        print(f"downloading {url} to {shown}", file=sys.stderr)
     try:
-        with _patience(), redirect_stdout(sys.stderr):  # stdout is for results
+        with _patience(), redirect_stdout(sys.stderr):  # torch.hub says that it downloads
             state = load_state_dict_from_url(
                 url, map_location="cpu", progress=False, check_hash=True, weights_only=True
             )
