@@ -10,7 +10,7 @@ DEMO := demo
 demo: $(VENV)/installed
 	rm -rf $(DEMO)
 	$(BIN)/inceptcli sample $(DEMO)/digits
-	$(BIN)/inceptcli train $(DEMO)/digits --epochs 3 --img-size 64 --flips none -o $(DEMO)/run
+	$(BIN)/inceptcli train $(DEMO)/digits --epochs 3 --img-size 64 --flips none --train-sizes 1,1 -o $(DEMO)/run
 	$(BIN)/inceptcli evaluate -m $(DEMO)/run/best_model.pth
 	$(BIN)/inceptcli predict -m $(DEMO)/run/best_model.pth \
 		$(DEMO)/digits/0/0000.png $(DEMO)/digits/1/0001.png $(DEMO)/digits/2/0002.png

@@ -69,7 +69,7 @@ def file_of(path: Path, arch: str, classes: tuple[str, ...], seed: int = 7) -> P
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of three classes and a run of three epochs from it on two others, one frozen."""
+    """A file of three classes and a run of two epochs from it on two others, one frozen."""
     folder = tmp_path_factory.mktemp("finetune")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("INCEPTCLI_CACHE", str(folder / "cache"))
@@ -80,8 +80,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fine(root: Path, output: Path, **more: Any) -> TrainConfig:
+    """The default recipe's averaged weights and growing pictures (32, then 40 px) are on."""
     base = {"weights": str(root.parent / "base.pth"), "arch": "inception_v1_bn", "epochs": 2}
-    return settings(root, output, **(base | {"freeze_epochs": 1, "layer_lr_decay": 0.5} | more))
+    base |= {"freeze_epochs": 1, "layer_lr_decay": 0.5, "image_size": 48}
+    return settings(root, output, **(base | more))
 
 
 def last(run: Path) -> dict[str, Any]:
@@ -177,7 +179,10 @@ def states_of(place: Path, output: Path) -> dict[int, dict[str, torch.Tensor]]:
 
     def keep(event: Event) -> None:
         if isinstance(event, EpochDone):
-            kept[event.epoch] = last(output)["model"]
+            state = last(output)
+            kept[event.epoch] = state["model"] | {
+                f"average of {name}": part for name, part in state["average"].items()
+            }
 
     engine.run(fine(place / "photos", output), emit=keep)
     return kept
@@ -189,6 +194,7 @@ def test_in_a_frozen_epoch_only_new_layers_move(place: Path, tmp_path: Path) -> 
     for name, part in base.items():
         if not name.startswith("classifier"):
             assert torch.equal(frozen[name], part), name
+            assert torch.equal(frozen[f"average of {name}"], part), name
     assert not torch.equal(frozen["classifier.weight"], after["classifier.weight"])
     for name in ("conv1.weight", "norm1.running_mean", "inception5b.0.branch1.1.running_var"):
         assert not torch.equal(after[name], base[name])
@@ -212,7 +218,9 @@ def test_a_stop_in_or_after_the_frozen_epoch_changes_no_bit(
     monkeypatch.setattr("inceptcli.engine.finetune.read_source", None)
     engine.run(replace(config, split=tmp_path / "run" / "split.csv"), resuming=True)
     one, other = last(place / "run"), last(tmp_path / "run")
-    assert all(torch.equal(part, other["model"][name]) for name, part in one["model"].items())
+    for kind in ("model", "average"):
+        assert one[kind].keys() == other[kind].keys() != set()
+        assert all(torch.equal(part, other[kind][name]) for name, part in one[kind].items())
     assert one["optimizer"]["state"].keys() == other["optimizer"]["state"].keys()
     for a, b in zip(*(s["optimizer"]["state"].values() for s in (one, other)), strict=True):
         assert all(torch.equal(a[key], b[key]) for key in a)

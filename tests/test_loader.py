@@ -14,15 +14,14 @@ from torchvision import transforms
 
 from conftest import draw
 from inceptcli.config import MEAN, STD
+from inceptcli.data.augment import flip, flip_draws
 from inceptcli.data.cache import PixelStore, Reading, survey
 from inceptcli.data.folder import Sample
 from inceptcli.data.loader import (
     Loader,
     ahead,
-    augment,
     batches,
     epoch_order,
-    flip_draws,
     normalise,
 )
 from inceptcli.data.reader import PixelSpec
@@ -155,7 +154,7 @@ def test_flipping_equals_flipping_each_image_alone() -> None:
     images = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (4, 6, 5, 3), np.uint8))
     before = images.clone()
     h, v = np.array([True, False, True, False]), np.array([True, True, False, False])
-    result = augment(images, h, v)
+    result = flip(images, h, v)
     for image, flipped, horizontal, vertical in zip(images, result, h, v, strict=True):
         alone = image.numpy()
         alone = alone[:, ::-1] if horizontal else alone

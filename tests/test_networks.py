@@ -227,13 +227,15 @@ def test_first_weights_guess_and_every_layer_learns(arch: str) -> None:
 
 def test_the_auxiliary_losses_count_three_tenths(tmp_path: Path) -> None:
     """One step of plain SGD moves the weights against the gradient of main + 0.3 (aux1 + aux2)."""
+    from inceptcli.data.loader import Loader
     from inceptcli.engine.device import choose_device
-    from inceptcli.engine.forecast import Loader, batches_of, train_step
     from inceptcli.engine.run import prepare_photos, set_up
     from inceptcli.engine.signals import StopRequest
-    from inceptcli.engine.train import network_input
+    from inceptcli.engine.train import batches_of, network_input, train_step
 
-    config = settings(draw_pairs(tmp_path / "pairs"), tmp_path / "run", arch="inception_v1_aux")
+    config = settings(
+        draw_pairs(tmp_path / "pairs"), tmp_path / "run", arch="inception_v1_aux", label_smoothing=0
+    )
     device, stop = choose_device("cpu", "fp32"), StopRequest()
     photos = prepare_photos(config, device, stop, lambda _: None)
     with photos.store:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -143,8 +144,11 @@ def _settings(ctx: typer.Context, kind: type[DataConfig]) -> dict[str, Any]:
     """What was given on the command line of the settings that ``kind`` has."""
     known = {item.name for item in fields(kind)}
     given = {k: v for k, v in ctx.params.items() if k in known and v is not None}
-    if "ratio" in given:
-        given["ratio"] = _numbers("--ratio", given["ratio"])
+    if "time_seconds" in given:
+        given["time_seconds"] = _seconds(given["time_seconds"])
+    for name in ("ratio", "train_sizes"):
+        if name in given:
+            given[name] = _numbers(option_name(name), given[name])
     if "root" in given:
         given["root"] = given["root"].absolute()
     return given
@@ -155,6 +159,18 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise UsageError(f"{option}: '{text}' is not numbers with commas between") from error
+
+
+def _seconds(text: str) -> float:
+    """Seconds of a duration: 90s, 30m, 1.5h, 1h30m."""
+    parts = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip().lower())
+    if not text.strip() or parts is None:
+        raise UsageError(f"--time: '{text}' is no duration; give for example 30m, 1h30m or 90s")
+    try:
+        units = zip(parts.groups(), (3600, 60, 1), strict=True)
+        return sum(float(number) * unit for number, unit in units if number)
+    except ValueError as error:
+        raise UsageError(f"--time: '{text}' is no duration; give for example 30m") from error
 
 
 def _pair(option: str, text: str) -> tuple[str, str]:
@@ -596,10 +612,17 @@ def train(
     ] = None,
     batch_size: Annotated[
         int | None,
-        _option("-b", "--batch-size", panel=TRAINING, help="Images a step, over all processes."),
+        _option(
+            "-b", "--batch-size", panel=TRAINING, help="Images a step; without it by their number."
+        ),
     ] = None,
     lr: Annotated[
-        float | None, _option("--lr", panel=TRAINING, help="Largest learning rate.")
+        float | None,
+        _option(
+            "--lr",
+            panel=TRAINING,
+            help="Largest learning rate; without it by --optimizer and batch size.",
+        ),
     ] = None,
     optimizer: Annotated[
         str | None,
@@ -622,7 +645,11 @@ def train(
     ] = None,
     warmup_epochs: Annotated[
         float | None,
-        _option("--warmup-epochs", panel=TRAINING, help="In which the learning rate rises."),
+        _option(
+            "--warmup-epochs",
+            panel=TRAINING,
+            help="In which the learning rate rises; without it a tenth.",
+        ),
     ] = None,
     flips: Annotated[
         str | None,
@@ -633,13 +660,62 @@ def train(
             help="Random mirror images: none, left-right, also upside down.",
         ),
     ] = None,
+    label_smoothing: Annotated[
+        float | None,
+        _option(
+            "--label-smoothing",
+            panel=TRAINING,
+            help="Part of each label that is spread over all classes.",
+        ),
+    ] = None,
+    crop_area: Annotated[
+        float | None,
+        _option(
+            "--crop-area",
+            panel=TRAINING,
+            help="Train on random crops of at least this part of a picture; 1: on all of it.",
+        ),
+    ] = None,
+    color_jitter: Annotated[
+        float | None,
+        _option(
+            "--color-jitter",
+            panel=TRAINING,
+            help="Change brightness, contrast and saturation by up to this part.",
+        ),
+    ] = None,
+    random_erase: Annotated[
+        float | None,
+        _option(
+            "--random-erase",
+            panel=TRAINING,
+            help="Probability of covering a box of a training picture.",
+        ),
+    ] = None,
+    train_sizes: Annotated[
+        str | None,
+        _option(
+            "--train-sizes",
+            panel=TRAINING,
+            metavar="A,B",
+            help="Training pictures grow from the first to the second part of --img-size.",
+        ),
+    ] = None,
+    ema_epochs: Annotated[
+        float | None,
+        _option(
+            "--ema-epochs",
+            panel=TRAINING,
+            help="Average the weights over about so many epochs; 0: take the latest.",
+        ),
+    ] = None,
     class_weights: Annotated[
         str | None,
         _option(
             "--class-weights",
             panel=TRAINING,
-            metavar="none|balanced",
-            help="Let small classes count as much as large ones.",
+            metavar="none|balanced|auto",
+            help="Let small classes count as much as large ones; auto: where one is rare.",
         ),
     ] = None,
     monitor: Annotated[
@@ -649,6 +725,15 @@ def train(
             panel=TRAINING,
             metavar="val_accuracy|val_balanced_accuracy|val_loss",
             help="What the best epoch is best in; ties go to the lower loss.",
+        ),
+    ] = None,
+    time_seconds: Annotated[
+        str | None,
+        _option(
+            "--time",
+            panel=TRAINING,
+            metavar="30m",
+            help="Plan epochs and sizes that were not given so that training ends in this time.",
         ),
     ] = None,
     patience: Annotated[
@@ -784,6 +869,14 @@ def train(
             help="Write event files for TensorBoard into the run folder as well.",
         ),
     ] = False,
+    find_rate: Annotated[
+        bool,
+        typer.Option(
+            "--find-lr",
+            rich_help_panel=TRAINING,
+            help="Learning-rate range test instead: suggest --lr, draw find_lr.png in -o or runs/.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -809,6 +902,9 @@ def train(
         raise UsageError("train: which photographs? give a folder, as in: inceptcli train data/")
     else:
         config, sources = _resolved(recipe or "default", typed)
+    if find_rate:
+        _find_lr(config, as_json=as_json)
+        return
     if config.folds or config.repeats:
         if dry_run or allow_change:
             raise UsageError("--folds and --repeats go with neither --dry-run nor --allow-change")
@@ -825,7 +921,7 @@ def train(
     script_lines = config.recipe == "tutorial"
     with _listening(script_lines, tensorboard=tensorboard, as_json=as_json) as listener:
         if dry_run:
-            show.forecast(forecast(config, emit=listener), as_json=as_json)
+            show.forecast(forecast(config, sources=sources, emit=listener), as_json=as_json)
             return
         result = run(
             config,
@@ -856,6 +952,17 @@ def _listening(script_lines: bool, *, tensorboard: bool, as_json: bool) -> Itera
 
         with EventFiles(listener) as both:
             yield both
+
+
+def _find_lr(config: TrainConfig, *, as_json: bool) -> None:
+    from inceptcli.engine.find_lr import find_lr
+    from inceptcli.report.pictures import write_range_test
+
+    folder = config.output or Path(RUNS) / (config.name or "")
+    _keep_outside(config.root, folder)
+    with console.Listener(rows_to_stdout=False) as listener:
+        found = find_lr(config, emit=listener)
+    show.range_test(found, write_range_test(folder, found), as_json=as_json)
 
 
 def _train_folds(

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_type_hints
+from typing import Any, Literal, Self, TypeVar, get_args, get_type_hints
 
 from inceptcli.errors import UsageError
 
@@ -25,7 +25,7 @@ Tta = Literal["none", "flips", "crops"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Monitor = Literal["val_accuracy", "val_balanced_accuracy", "val_loss"]
-ClassWeights = Literal["none", "balanced"]
+ClassWeights = Literal["none", "balanced", "auto"]
 Role = Literal["train", "val", "test"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -100,7 +100,10 @@ class DataConfig:
         for name, value in known.items():
             if value is not None and Path in (hints[name], *get_args(hints[name])):
                 known[name] = Path(value)
-        return cls(**(known | {"ratio": tuple(values["ratio"])}))
+        for name in ("ratio", "train_sizes"):
+            if name in known:
+                known[name] = tuple(known[name])
+        return cls(**known)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,19 +111,31 @@ class TrainConfig(DataConfig):
     """One training, complete. Each default here and above is the default recipe's."""
 
     recipe: Recipe = "default"
-    arch: Arch = "inception_v1"
-    epochs: int = 40
-    batch_size: int = 32  # images a step, over all processes
-    optimizer: Optimizer = "adam"
-    lr: float = 1e-3  # the largest learning rate of the schedule
-    weight_decay: float = 0.0
-    schedule: Schedule = "cosine"  # by step, down to zero at the last one
-    warmup_epochs: float = 1.0  # without norm in the stem a full first step can kill its ReLUs
+    arch: Arch = "inception_v1_bn"  # norm in the stem as well: trains faster from random weights
+    epochs: int = 40  # passes over the training pictures, whatever their number
+
+    # The recipe: each part with its reason; docs/recipe.md has what leaving it out costs. None
+    # stands for a value that ``engine.adapt`` chooses by the photographs, and shows.
+    batch_size: int | None = None  # images a step, over all processes: few for few pictures
+    optimizer: Optimizer = "adamw"  # needs less tuning than SGD on few steps
+    lr: float | None = None  # the largest of the schedule: grows with the root of the batch
+    weight_decay: float = 0.05  # on kernels and matrices only; decoupled, so small sets need it
+    schedule: Schedule = "cosine"  # by step, down to zero at the last one: the end is the best
+    warmup_epochs: float | None = None  # a full first step can kill ReLUs: a tenth of the run
+    label_smoothing: float = 0.1  # keeps few pictures from being learned by heart
+    flips: Flips = "h"  # most things look alike in a mirror; upside down only when asked for
+    crop_area: float = 0.25  # smallest part of a picture that a training crop shows; 1: all
+    color_jitter: float = 0.2  # brightness, contrast and saturation change by up to this part
+    random_erase: float = 0.0  # probability of covering a box of a training picture
+    train_sizes: tuple[float, float] = (0.5, 0.875)  # of image_size: small is cheap, and a crop
+    # shows things larger than validation does, which a smaller training size makes up for
+    ema_epochs: float = 1.0  # weights are averaged over about so many epochs: a smooth val curve
+    class_weights: ClassWeights = "auto"  # balanced where a class is rare
+
     double_softmax: bool = False  # the tutorial's loss: cross-entropy of a softmax of a softmax
     min_outputs: int = 1  # the tutorial's network has four outputs for its two classes
-    flips: Flips = "h"
-    class_weights: ClassWeights = "none"
     monitor: Monitor = "val_accuracy"
+    time_seconds: float | None = None  # epochs and sizes are planned to end in this time
     patience: int | None = None  # epochs without a better one before stopping; None: never
     device: DeviceName = "auto"
     precision: Precision = "auto"
@@ -146,6 +161,12 @@ class TrainConfig(DataConfig):
             UsageError: A value does not fit; the message names the option.
         """
         super().__post_init__()
+        sizes = self.train_sizes
+        if len(sizes) != 2 or not all(0.1 <= size <= 1 for size in sizes):
+            raise UsageError(
+                f"--train-sizes: {','.join(map(str, sizes))} is not two parts of the image size "
+                "between 0.1 and 1; give for example 0.5,0.875"
+            )
         if self.folds is not None and self.split is not None:
             raise UsageError("--folds divides the photographs itself; leave out --split or --folds")
 
@@ -159,6 +180,7 @@ FREE_TO_CHANGE = frozenset(
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
     "tutorial": {
+        "arch": "inception_v1",
         "epochs": 40,
         "batch_size": 32,
         "optimizer": "adam",
@@ -166,6 +188,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "weight_decay": 0.0,
         "schedule": "constant",
         "warmup_epochs": 0.0,
+        "label_smoothing": 0.0,
+        "crop_area": 1.0,
+        "color_jitter": 0.0,
+        "random_erase": 0.0,
+        "train_sizes": (1.0, 1.0),
+        "ema_epochs": 0.0,
+        "class_weights": "none",
         "double_softmax": True,
         "min_outputs": 4,
         "image_size": 224,
@@ -184,7 +213,7 @@ FINE_TUNING: dict[str, Any] = {
     "epochs": 10,
     "freeze_epochs": 2,
     "layer_lr_decay": 0.5,
-    "lr": 1e-3,
+    "lr": None,  # by ``engine.adapt``, whatever the recipe beneath says
 }
 
 
@@ -217,17 +246,37 @@ def resolve(
     return TrainConfig(**(values | given | {"recipe": recipe})), sources
 
 
+T = TypeVar("T")
+
+
+def known(value: T | None) -> T:
+    """A setting that ``engine.adapt`` has chosen, if nobody else had.
+
+    Raises:
+        ValueError: It has not been chosen yet: ``adapt`` comes before training.
+    """
+    if value is None:
+        raise ValueError("a setting is still to be chosen by the photographs: call engine.adapt")
+    return value
+
+
 _RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, 100_000),
     "batch_size": (2, 1_000_000),
     "lr": (0.0, math.inf),
     "weight_decay": (0.0, 1e6),
     "warmup_epochs": (0.0, 100_000),
+    "label_smoothing": (0.0, 0.9),
+    "crop_area": (0.01, 1.0),
+    "color_jitter": (0.0, 1.0),
+    "random_erase": (0.0, 1.0),
+    "ema_epochs": (0.0, 1000.0),
     "freeze_epochs": (0, 100_000),
     "layer_lr_decay": (0.0, 1.0),
     "min_outputs": (1, 1_000_000),
     "image_size": (MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
     "patience": (1, 100_000),
+    "time_seconds": (1.0, 1e9),
     "seed": (0, 2**63 - 1),
     "folds": (2, 1000),
     "repeats": (2, 1000),
@@ -240,7 +289,9 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 def option_name(field_name: str) -> str:
     """``batch_size`` -> ``--batch-size``, as the command line spells it."""
-    return {"image_size": "--img-size"}.get(field_name, "--" + field_name.replace("_", "-"))
+    return {"image_size": "--img-size", "time_seconds": "--time"}.get(
+        field_name, "--" + field_name.replace("_", "-")
+    )
 
 
 def check_ratio(ratio: tuple[float, ...]) -> None:

@@ -14,6 +14,8 @@ from inceptcli.errors import DataError, PartialError
 from inceptcli.files import printable
 
 if TYPE_CHECKING:  # torch and its weight stay away until a command needs them
+    from pathlib import Path
+
     from inceptcli.data.cache_folder import CacheEntry
     from inceptcli.data.check import Check, Shapes
     from inceptcli.data.prepare import Photos
@@ -22,6 +24,7 @@ if TYPE_CHECKING:  # torch and its weight stay away until a command needs them
     from inceptcli.engine.conclude import TrainResult
     from inceptcli.engine.evaluate import Evaluation
     from inceptcli.engine.figures import BinaryFigures, Figures
+    from inceptcli.engine.find_lr import RangeTest
     from inceptcli.engine.folds import FoldsResult
     from inceptcli.engine.forecast import Forecast
     from inceptcli.engine.infer import Prediction
@@ -236,6 +239,15 @@ def forecast(result: Forecast, *, as_json: bool) -> None:
     ]
     console.print_table(("forecast", ""), rows)
     console.say("nothing was written; times are measured on a few steps and will vary")
+
+
+def range_test(found: RangeTest, picture: Path, *, as_json: bool) -> None:
+    """What a learning-rate range test suggests."""
+    if as_json:
+        console.print_json(found.to_json() | {"plot": str(picture)})
+        return
+    console.say(f"{len(found.rates)} steps; the plot is {printable(str(picture))}")
+    console.result(f"--lr {found.suggestion:g}")
 
 
 def evaluation(

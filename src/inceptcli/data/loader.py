@@ -1,7 +1,7 @@
 """Batches in an order that depends on (seed, epoch, index) alone, prepared ahead in a thread.
 
 Nothing here draws from a generator with a state: the number of workers, prefetching, resuming
-and the number of processes cannot change an order or a flip.
+and the number of processes cannot change an order or a picture.
 """
 
 from __future__ import annotations
@@ -15,22 +15,17 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from inceptcli.config import MEAN, STD
+from inceptcli.data.augment import WORD, Indices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from inceptcli.config import Flips
     from inceptcli.data.cache import PixelStore
 
 T = TypeVar("T")
-Indices = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
-
-_WORD = 2**64 - 1
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> Indices:
@@ -42,35 +37,8 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> Indices:
     Returns:
         int64 (count,).
     """
-    key = np.array([seed & _WORD, epoch & _WORD], np.uint64)
+    key = np.array([seed & WORD, epoch & WORD], np.uint64)
     return np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable")
-
-
-def flip_draws(indices: Indices, *, seed: int, epoch: int, flips: Flips) -> tuple[Flags, Flags]:
-    """Whether each sample is mirrored (left and right) and overturned (top and bottom).
-
-    Args:
-        indices: int64 (N,), the samples' own numbers, not their places in the batch.
-        seed: Of the run.
-        epoch: From 1.
-        flips: "none", "h" or "hv"; each allowed flip comes up in half of the draws.
-
-    Returns:
-        Two bool arrays (N,).
-    """
-    start = np.array([seed & _WORD], np.uint64)
-    words = _mixed(_mixed(_mixed(start) ^ np.uint64(epoch & _WORD)) ^ indices.astype(np.uint64))
-    horizontal = (words >> np.uint64(63)).astype(bool) & ("h" in flips)
-    vertical = (words >> np.uint64(62) & np.uint64(1)).astype(bool) & ("v" in flips)
-    return horizontal, vertical
-
-
-def _mixed(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """SplitMix64's step and finaliser (Steele, Lea and Flood, 2014, figure 15)."""
-    words = words + np.uint64(0x9E3779B97F4A7C15)
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
 
 
 def batches(order: Indices, batch_size: int, *, least: int = 2) -> list[Indices]:
@@ -118,17 +86,6 @@ def _rows_of_mean_and_std(width: int, device: torch.device) -> tuple[torch.Tenso
         return torch.tensor(MEAN * width).to(device), torch.tensor(STD * width).to(device)
 
 
-def augment(images: torch.Tensor, horizontal: Flags, vertical: Flags) -> torch.Tensor:
-    """Return a batch, uint8 (N, H, W, 3) on whatever device, with the images marked flipped."""
-    for flags, axis in ((horizontal, 2), (vertical, 1)):
-        if flags.any():
-            chosen = torch.from_numpy(np.flatnonzero(flags)).to(images.device)
-            backwards = torch.arange(images.shape[axis] - 1, -1, -1, device=images.device)
-            flipped = images[chosen].index_select(axis, backwards)  # faster than flip here
-            images = images.index_copy(0, chosen, flipped)
-    return images
-
-
 @dataclass(frozen=True, slots=True)
 class Batch:
     """One process's share of one step.
@@ -137,12 +94,17 @@ class Batch:
         step: Place in the list of batches, from 0.
         indices: int64 (M,): which samples these are. Lost files are left out, and a process may
             have none at all when a batch is smaller than the number of processes.
-        images: uint8 (M, S, S, 3), pinned when a GPU will take them.
+        images: uint8 (M, S, S, 3), cropped, and pinned when a GPU will take them.
     """
 
     step: int
     indices: Indices
     images: torch.Tensor
+
+
+def _as_it_is(images: torch.Tensor, indices: Indices) -> torch.Tensor:
+    del indices
+    return images
 
 
 class Loader:
@@ -154,6 +116,7 @@ class Loader:
         start: The first step to give; a resumed run begins in the middle.
         rank: Of this process.
         world: Processes; each takes one contiguous part, sizes differ by one at most.
+        crop: (images, indices) -> images: what is done to them in the thread.
         pin: Whether images go to a GPU.
 
     Attributes:
@@ -168,6 +131,7 @@ class Loader:
         start: int = 0,
         rank: int = 0,
         world: int = 1,
+        crop: Callable[[torch.Tensor, Indices], torch.Tensor] = _as_it_is,
         pin: bool = False,
     ) -> None:
         self.waited = 0.0
@@ -175,6 +139,7 @@ class Loader:
         self._shares = [
             (step, np.array_split(steps[step], world)[rank]) for step in range(start, len(steps))
         ]
+        self._crop = crop
         self._pin = pin
 
     def __len__(self) -> int:
@@ -192,7 +157,7 @@ class Loader:
 
     def _batch(self, step: int, share: Indices) -> Batch:
         pixels, indices = self._store.take(share)
-        images = torch.from_numpy(pixels)
+        images = self._crop(torch.from_numpy(pixels), indices)
         return Batch(step, indices, images.pin_memory() if self._pin else images)
 
 

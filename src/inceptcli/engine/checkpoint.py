@@ -35,7 +35,9 @@ def save_epoch(training: Training, row: EpochDone) -> None:
     t = training
     _check_finite(t, f"the end of epoch {row.epoch}")
     if row.best and t.device.is_first:
-        weights = {name: part.cpu().clone() for name, part in t.model.state_dict().items()}
+        weights = {
+            name: part.cpu().clone() for name, part in t.average.network.state_dict().items()
+        }
         figures = {"val_accuracy": row.val_accuracy, "val_loss": row.val_loss}
         t.saving.best = weights, replace(t.record, epoch=row.epoch, metrics=figures)
     _save(t, must=False)
@@ -118,6 +120,7 @@ def _write(t: Training) -> None:
         settings=t.config.to_json(),
         surroundings=resume.surroundings(t.device),
         photos=t.described,
+        average=t.average.state_dict(),
         taken=sorted(t.taken),
         taught=as_tensor(t.taught),
     )
@@ -127,6 +130,7 @@ def _write(t: Training) -> None:
 
 def _check_finite(t: Training, when: str) -> None:
     check_finite(t.model.state_dict(), what="weights", when=when)
+    check_finite(t.average.state_dict(), what="averaged weights", when=when)
     check_finite(t.optimizer.state_dict(), what="optimizer state", when=when)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from inceptcli.config import IMAGENET
+from inceptcli.config import IMAGENET, TrainConfig
 from inceptcli.data.fingerprints import Memory, trained_on
 from inceptcli.errors import WeightsError
 from inceptcli.events import Emit, Notice, Warned
@@ -109,9 +109,9 @@ def last_layer(model: nn.Module) -> str:
 
 
 def begin(
-    model: nn.Module, words: str, photos: Photos, device: Device, emit: Emit
+    model: nn.Module, config: TrainConfig, photos: Photos, device: Device, emit: Emit
 ) -> tuple[frozenset[str], bytes]:
-    """Take over the weights that ``--weights`` names, and say what was taken and what not.
+    """Take over the weights that ``config.weights`` names; say what was taken and what not.
 
     Returns:
         The names of the tensors taken, and the fingerprints of what they were trained on.
@@ -121,7 +121,7 @@ def begin(
     """
     if not device.is_first:
         device.wait()  # for the download, if there is one
-    source = read_source(words)
+    source = read_source(str(config.weights))
     if device.is_first:
         device.wait()
     moved = transfer(model, source, photos.classes)
@@ -134,6 +134,8 @@ def begin(
         emit(Notice(f"  not taken: {len(moved.left) - MAX_SHOWN} more"))
     if moved.unused:
         emit(Notice(f"  in the file alone: {_first(moved.unused)}"))
+    if config.freeze_epochs >= config.epochs:
+        emit(Notice(f"  only new layers learn: all {config.epochs} epochs are --freeze-epochs"))
     _warn_of_leaks(source, photos, emit)
     return moved.taken, source.fingerprints or b""
 

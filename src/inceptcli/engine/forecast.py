@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import sys
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from inceptcli.config import TrainConfig
-from inceptcli.data.image import Pixels
-from inceptcli.data.loader import Loader
-from inceptcli.engine.device import Device
-from inceptcli.engine.infer import Classifier
+from inceptcli.engine.plan import measure, plan
 from inceptcli.engine.run import joined, prepare_photos, set_up
 from inceptcli.engine.signals import StopRequest
-from inceptcli.engine.train import batches_of, train_step
+from inceptcli.engine.train import batches_of
 from inceptcli.events import Emit, Notice, silent
-
-STEPS = 3  # timed ones; one more before them warms up
 
 
 @dataclass(frozen=True)
@@ -32,8 +26,8 @@ class Forecast:
         val_images: In the val role.
         steps_per_epoch: Of the optimizer.
         epochs: In all.
-        images_per_second: Measured in training.
-        epoch_seconds: An epoch's training and validation.
+        images_per_second: In training, over all epochs and their sizes.
+        epoch_seconds: An epoch's training and validation, on average.
         total_seconds: All epochs.
         peak_bytes: The most memory held so far, of the GPU where there is one.
     """
@@ -48,7 +42,9 @@ class Forecast:
     peak_bytes: int
 
 
-def forecast(config: TrainConfig, *, emit: Emit = silent) -> Forecast:
+def forecast(
+    config: TrainConfig, *, sources: Mapping[str, str] | None = None, emit: Emit = silent
+) -> Forecast:
     """Look at the photographs, build the network, make a few steps and reckon from them.
 
     Raises:
@@ -57,39 +53,24 @@ def forecast(config: TrainConfig, *, emit: Emit = silent) -> Forecast:
     with StopRequest() as stop, joined(config) as device:
         photos = prepare_photos(config, device, stop, emit)
         training = set_up(config, photos, device, Path(), stop, emit)
-        steps = batches_of(training, 1)
-        training.parallel.train()
-        started, made = time.monotonic(), 0
-        for batch in Loader(photos.store, steps[: STEPS + 1]):
-            train_step(training, batch, total=len(steps[batch.step]))[0].sum().item()
-            if batch.step == 0:
-                started = time.monotonic()  # the first step also chooses kernels
-            else:
-                made += len(steps[batch.step])
-        train_rate = made / (time.monotonic() - started) if made else float(len(steps[0]))
-        val_rate = _inference_rate(training.model, photos.store.take(steps[0])[0], device)
+        config, steps = training.config, batches_of(training, 1)
+        speed = measure(training)
+        if config.time_seconds is not None:
+            config, _ = plan(config, speed, sources or {})
         emit(Notice(f"computing on {device.torch_device} in {device.precision}: {device.reason}"))
-        images, val_images = len(photos.indices("train")), len(photos.indices("val"))
-        seconds = images / train_rate + val_images / val_rate
+        total = speed.total(config)
         return Forecast(
-            images=images,
-            val_images=val_images,
+            images=speed.images,
+            val_images=speed.val_images,
             steps_per_epoch=len(steps),
             epochs=config.epochs,
-            images_per_second=train_rate,
-            epoch_seconds=seconds,
-            total_seconds=seconds * config.epochs,
+            images_per_second=speed.images
+            * config.epochs
+            / (total - config.epochs * speed.val_images * speed.val),
+            epoch_seconds=total / config.epochs,
+            total_seconds=total,
             peak_bytes=_peak_bytes(device.torch_device),
         )
-
-
-def _inference_rate(model: nn.Module, pixels: Pixels, device: Device) -> float:
-    classifier = Classifier(model, device)
-    batch = torch.from_numpy(pixels)
-    classifier.logits(batch)
-    started = time.monotonic()
-    classifier.logits(batch)
-    return len(batch) / (time.monotonic() - started)
 
 
 def _peak_bytes(device: torch.device) -> int:

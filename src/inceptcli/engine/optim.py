@@ -1,4 +1,4 @@
-"""How the weights move: the loss of each image, the optimizer, the learning rate of each step."""
+"""How the weights move: loss, optimizer, each step's learning rate, each epoch's size."""
 
 from __future__ import annotations
 
@@ -9,23 +9,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from inceptcli.config import TrainConfig
+from inceptcli.config import MIN_IMAGE_SIZE, TrainConfig, known
 
 LossPerImage = Callable[[Tensor, Tensor], Tensor]
+GROWING = 0.7  # part of the epochs in which training pictures grow
 
 
-def loss_per_image(*, double_softmax: bool, class_weights: Tensor | None) -> LossPerImage:
+def loss_per_image(
+    *, double_softmax: bool, class_weights: Tensor | None, label_smoothing: float = 0.0
+) -> LossPerImage:
     """The function (logits (N, C) float32, labels (N,) int64) -> losses (N,) float32.
 
     Args:
         double_softmax: Put a softmax before the cross-entropy, which applies its own again: the
             tutorial's loss. It cannot fall below ``log(1 + (C - 1) / e)``, 0.74 for 4 outputs.
         class_weights: (C,) factors on the losses of each class's images, or None.
+        label_smoothing: Part of each label that is spread evenly over the outputs (Szegedy et
+            al., "Rethinking the Inception Architecture", 2016, section 7); class weights act on
+            an image by its own class.
     """
 
     def losses(logits: Tensor, labels: Tensor) -> Tensor:
         scores = functional.softmax(logits, dim=1) if double_softmax else logits
-        return functional.cross_entropy(scores, labels, weight=class_weights, reduction="none")
+        each = functional.cross_entropy(
+            scores, labels, reduction="none", label_smoothing=label_smoothing
+        )
+        return each if class_weights is None else each * class_weights[labels]
 
     return losses
 
@@ -49,15 +58,16 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     Weight decay acts on matrices and convolution kernels only: pulling norms and biases towards
     zero regularises nothing (He et al., "Bag of Tricks", 2019, section 3.1).
     """
+    lr = known(config.lr)
     parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=config.lr)
+    return kind(groups, lr=lr)
 
 
 def learning_rate(config: TrainConfig, *, step: int, steps_per_epoch: int) -> float:
@@ -72,10 +82,35 @@ def learning_rate(config: TrainConfig, *, step: int, steps_per_epoch: int) -> fl
         ``config.lr`` times a linear rise over the warm-up and, for "cosine", half a cosine from
         1 down towards 0 (Loshchilov and Hutter, "SGDR", 2017, equation 5, without restarts).
     """
-    warmup = config.warmup_epochs * steps_per_epoch
+    highest, warmup = known(config.lr), known(config.warmup_epochs) * steps_per_epoch
     total = config.epochs * steps_per_epoch
     rise = min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0
     if config.schedule == "constant":
-        return config.lr * rise
+        return highest * rise
     along = max(0.0, step - warmup) / max(1.0, total - warmup)
-    return config.lr * rise * 0.5 * (1.0 + math.cos(math.pi * along))
+    return highest * rise * 0.5 * (1.0 + math.cos(math.pi * along))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give all groups a learning rate, each times its own "scale", which ``finetune`` puts there.
+
+    Layers taken over from other weights are slower; without any, each group has the rate itself.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("scale", 1.0)
+
+
+def train_size(config: TrainConfig, epoch: int) -> int:
+    """Side of the training pictures of an epoch in pixels, a pure function of its number.
+
+    It grows by equal steps from the first to the second of ``config.train_sizes`` and reaches
+    that after seven tenths of the epochs (progressive resizing; Tan and Le, "EfficientNetV2",
+    2021, section 4). Whole numbers of 16 pixels, or 8 for small ones; not below 32.
+    """
+    first, last = config.train_sizes
+    along = min(1.0, (epoch - 1) / max(1.0, GROWING * (config.epochs - 1)))
+    side = config.image_size * (first + (last - first) * along)
+    if side == config.image_size:
+        return config.image_size
+    unit = 16 if config.image_size >= 128 else 8
+    return min(config.image_size, max(MIN_IMAGE_SIZE, unit * round(side / unit)))

@@ -84,6 +84,7 @@ class Saved:
         settings: The training's settings, as ``TrainConfig.to_json`` gives them.
         surroundings: Versions, threads and device: what may change the last bits.
         photos: What ``describe_photos`` says of its photographs.
+        average: The averaged network's ``state_dict``; empty when there is none.
         taken: Names of the tensors that were taken over from other weights, sorted.
         taught: (n,) uint8, the fingerprints of the photographs that these were trained on.
     """
@@ -95,6 +96,7 @@ class Saved:
     settings: dict[str, Any]
     surroundings: dict[str, Any]
     photos: dict[str, Any]
+    average: dict[str, Any]
     taken: list[str] = field(default_factory=list)
     taught: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
 

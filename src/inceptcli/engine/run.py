@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,19 @@ from typing import Any
 import torch
 
 from inceptcli import __version__
-from inceptcli.config import TrainConfig
+from inceptcli.config import MIN_IMAGE_SIZE, TrainConfig, known
 from inceptcli.data.fingerprints import MOST, join_fingerprints, make_fingerprints
 from inceptcli.data.folder import check_output
 from inceptcli.data.prepare import Photos, prepare, write_manifest
 from inceptcli.data.reader import StoppingError
 from inceptcli.engine import resume
+from inceptcli.engine.adapt import adapt
+from inceptcli.engine.average import Average
 from inceptcli.engine.conclude import TrainResult, conclude
 from inceptcli.engine.device import Device, choose_device, leave, make_deterministic
 from inceptcli.engine.finetune import begin, scale_groups
 from inceptcli.engine.optim import balanced_class_weights, loss_per_image, make_optimizer
+from inceptcli.engine.plan import Speed, measure, plan
 from inceptcli.engine.resume import Saved
 from inceptcli.engine.signals import StopRequest
 from inceptcli.engine.train import fit
@@ -80,13 +85,34 @@ def run(
             saved = _load_state(run_dir, emit) if resuming else None
             photos = prepare_photos(config, device, stop, emit)
             with photos.store:
+                config, planned = _in_time(config, photos, device, stop, saved, sources or {})
                 training = set_up(config, photos, device, run_dir, stop, emit, saved=saved)
                 if saved is not None:
                     restore(training, saved, allow_change=allow_change)
                 elif lock is not None:
                     lock.clear()  # an earlier run's files, with --overwrite
-                _begin(training, sources or {})
+                _begin(training, {**(sources or {}), **planned, **training.reasons})
                 return _train(training)
+
+
+def _in_time(
+    config: TrainConfig,
+    photos: Photos,
+    device: Device,
+    stop: StopRequest,
+    saved: Saved | None,
+    sources: Mapping[str, str],
+) -> tuple[TrainConfig, dict[str, str]]:
+    """Plan a training for ``--time``, or take the plan of a saved one; others are as they are."""
+    if config.time_seconds is None:
+        return config, {}
+    if saved is not None:
+        then = saved.settings
+        sizes = (float(then["train_sizes"][0]), float(then["train_sizes"][1]))
+        return replace(config, epochs=int(then["epochs"]), train_sizes=sizes), {}
+    speed = measure(set_up(config, photos, device, Path(), stop, silent))
+    speed = Speed(**json.loads(device.share(json.dumps(asdict(speed)))))  # the first process's
+    return plan(config, speed, sources)
 
 
 def choose_folder(config: TrainConfig) -> Path:
@@ -113,14 +139,18 @@ def set_up(
     saved: Saved | None = None,
 ) -> Training:
     """A training that stands before its first step; what it begins with may come from a state."""
+    config, reasons = adapt(config, photos)
     torch.manual_seed(config.seed)
     outputs = max(config.min_outputs, len(photos.classes))
-    model = device.place(build(config.arch, outputs, config.image_size, training=True))
+    # At a size that is not the tutorial's the last pool takes any: sizes change in training.
+    pooled = config.image_size if config.train_sizes == (1.0, 1.0) else MIN_IMAGE_SIZE
+    model = device.place(build(config.arch, outputs, pooled, training=True))
     taken, taught = frozenset[str](), b""
     if saved is not None:
         taken, taught = frozenset(saved.taken), saved.taught.numpy().tobytes()
     elif config.weights is not None:
-        taken, taught = begin(model, config.weights, photos, device, emit)
+        taken, taught = begin(model, config, photos, device, emit)
+    average = Average(model, steps=config.ema_epochs * steps_per_epoch(config, photos))
     class_weights = None
     if config.class_weights == "balanced":
         labels = torch.from_numpy(photos.labels[photos.indices("train")])
@@ -135,16 +165,28 @@ def set_up(
         parallel=device.distribute(model),
         optimizer=optimizer,
         scaler=device.scaler(),
+        average=average,
         losses_of=loss_per_image(double_softmax=config.double_softmax, class_weights=class_weights),
+        objective_of=loss_per_image(
+            double_softmax=config.double_softmax,
+            class_weights=class_weights,
+            label_smoothing=config.label_smoothing,
+        ),
         described=resume.describe_photos(photos),
         run_dir=run_dir,
         record=_record(config, photos, device, outputs),
         fingerprints=_fingerprints(photos, taught, emit) if config.fingerprints else None,
         stop=stop,
         emit=emit,
+        reasons=reasons,
         taken=taken,
         taught=taught,
     )
+
+
+def steps_per_epoch(config: TrainConfig, photos: Photos) -> int:
+    """Steps of the optimizer in an epoch, up to one."""
+    return max(1, len(photos.indices("train")) // known(config.batch_size))
 
 
 def restore(training: Training, saved: Saved, *, allow_change: bool) -> None:
@@ -171,6 +213,7 @@ def restore(training: Training, saved: Saved, *, allow_change: bool) -> None:
     t.model.load_state_dict(saved.model)
     t.optimizer.load_state_dict(saved.optimizer)
     t.scaler.load_state_dict(saved.scaler)
+    t.average.load_state_dict(saved.average)
     t.progress = saved.progress
 
 
@@ -208,7 +251,7 @@ def _train(t: Training) -> TrainResult:
         if not is_out_of_memory(error):
             raise
     # Out here nothing holds the step's tensors any more.
-    smaller = max(2, t.config.batch_size // 2)
+    smaller = max(2, known(t.config.batch_size) // 2)
     where = f"{t.device.torch_device}, epoch {t.progress.epoch}, step {t.progress.step + 1}"
     again = f"start again with -b {smaller}"
     if (t.run_dir / LAST).exists():

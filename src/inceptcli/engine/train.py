@@ -13,21 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inceptcli.data.loader import (
-    Batch,
-    Indices,
-    Loader,
-    augment,
-    batches,
-    epoch_order,
-    flip_draws,
-    normalise,
-)
+from inceptcli.config import known
+from inceptcli.data.augment import Crop, Indices, change, flip, flip_draws
+from inceptcli.data.loader import Batch, Loader, batches, epoch_order, normalise
 from inceptcli.engine.checkpoint import save_epoch, save_if_due
 from inceptcli.engine.finetune import training_mode
 from inceptcli.engine.guard import Guard
 from inceptcli.engine.infer import Watch, infer_role
-from inceptcli.engine.optim import learning_rate
+from inceptcli.engine.optim import learning_rate, set_rate, train_size
 from inceptcli.engine.training import Training
 from inceptcli.errors import DataError
 from inceptcli.events import BatchDone, EpochDone, Warned
@@ -53,7 +46,7 @@ def fit(training: Training) -> None:
         OutputError: The last save failed.
     """
     t, progress = training, training.progress
-    while progress.epoch <= t.config.epochs and not out_of_patience(t):
+    while progress.epoch <= t.config.epochs and not (out_of_patience(t) or out_of_time(t)):
         train_loss, train_accuracy = train_one_epoch(t)
         started = time.monotonic()
         val = validate(t)
@@ -88,6 +81,7 @@ def train_one_epoch(training: Training) -> tuple[float, float]:
         start=progress.step,
         rank=device.rank,
         world=device.world,
+        crop=crop_of(t),
         pin=device.torch_device.type == "cuda",
     )
     guard, clock = Guard(device.precision), Clock(t, loader, steps)
@@ -99,6 +93,7 @@ def train_one_epoch(training: Training) -> tuple[float, float]:
         seed_dropout(t)
         set_learning_rate(t, len(steps))
         losses, correct = train_step(t, batch, total=len(steps[batch.step]))
+        t.average.update((progress.epoch - 1) * len(steps) + progress.step)
         sums += torch.stack([losses.sum(), correct, torch.full_like(correct, len(losses))])
         progress.step += 1
         guard.note(progress.epoch, progress.step, losses.sum())
@@ -123,34 +118,40 @@ def train_step(training: Training, batch: Batch, *, total: int) -> tuple[Tensor,
     labels = torch.from_numpy(t.photos.labels[batch.indices]).to(device.torch_device)  # (n,)
     with device.autocast():
         logits, *auxiliary = heads(t.parallel(images))  # (n, C) each
-    losses = t.losses_of(logits.float(), labels)  # (n,)
-    objective = losses.sum()
+    objective = t.objective_of(logits.float(), labels).sum()
     for each in auxiliary:
-        objective = objective + AUXILIARY_WEIGHT * t.losses_of(each.float(), labels).sum()
+        objective = objective + AUXILIARY_WEIGHT * t.objective_of(each.float(), labels).sum()
     # Gradients are averaged over processes; this makes that the mean over all images.
     loss = objective * (device.world / total)
     t.optimizer.zero_grad(set_to_none=True)
     t.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     t.scaler.step(t.optimizer)
     t.scaler.update()
-    return losses.detach(), (logits.argmax(dim=1) == labels).sum()
+    logits = logits.detach().float()
+    return t.losses_of(logits, labels), (logits.argmax(dim=1) == labels).sum()
 
 
 def network_input(training: Training, batch: Batch) -> Tensor:
-    """The pixels of a batch, flipped and normalised: (n, 3, S, S) float32 on the device."""
+    """The pixels of a batch, augmented and normalised: (n, 3, S, S) float32 on the device."""
     config, device = training.config, training.device.torch_device
+    seed, epoch = config.seed, training.progress.epoch
     pixels = batch.images.to(device, non_blocking=True)
-    horizontal, vertical = flip_draws(
-        batch.indices, seed=config.seed, epoch=training.progress.epoch, flips=config.flips
-    )
-    return normalise(augment(pixels, horizontal, vertical), device=device)
+    mirrored = flip_draws(batch.indices, seed=seed, epoch=epoch, flips=config.flips)
+    images = normalise(flip(pixels, *mirrored), device=device)
+    return change(images, batch.indices, config, seed=seed, epoch=epoch)
+
+
+def crop_of(training: Training) -> Crop:
+    """The crops of this epoch's pictures, at its size."""
+    config, epoch = training.config, training.progress.epoch
+    return Crop(train_size(config, epoch), config.crop_area, config.seed, epoch)
 
 
 def batches_of(training: Training, epoch: int) -> list[Indices]:
     """The photographs of each step of an epoch, over all processes."""
     train = training.photos.indices("train")
     order = train[epoch_order(len(train), seed=training.config.seed, epoch=epoch)]
-    return batches(order, training.config.batch_size, least=2 * training.device.world)
+    return batches(order, known(training.config.batch_size), least=2 * training.device.world)
 
 
 def set_learning_rate(training: Training, steps_per_epoch: int) -> None:
@@ -158,8 +159,7 @@ def set_learning_rate(training: Training, steps_per_epoch: int) -> None:
     progress = training.progress
     step = (progress.epoch - 1) * steps_per_epoch + progress.step
     rate = learning_rate(training.config, step=step, steps_per_epoch=steps_per_epoch)
-    for group in training.optimizer.param_groups:
-        group["lr"] = rate * group.get("scale", 1.0)  # slower where it was taken over
+    set_rate(training.optimizer, rate)
 
 
 def seed_dropout(training: Training) -> None:
@@ -172,7 +172,7 @@ def seed_dropout(training: Training) -> None:
 def validate(training: Training) -> Validation:
     """Loss and accuracy over the val role, the same in every process."""
     t = training
-    which, logits = infer_role(t.model, t.photos, "val", t.device, watch=val_watch(t))
+    which, logits = infer_role(t.average.network, t.photos, "val", t.device, watch=val_watch(t))
     check_lost(t)
     labels = torch.from_numpy(t.photos.labels[which])
     losses = t.losses_of(logits, labels).double()  # (N,)
@@ -214,6 +214,18 @@ def out_of_patience(training: Training) -> bool:
     """Whether more epochs than ``--patience`` have gone by without a better one."""
     progress, patience = training.progress, training.config.patience
     return patience is not None and progress.epoch - 1 - progress.best_epoch >= patience
+
+
+def out_of_time(training: Training) -> bool:
+    """Whether one more epoch like the last would end after ``--time``; all processes agree.
+
+    The plan leaves room; this is for a machine that has become slower.
+    """
+    history, limit = training.progress.history, training.config.time_seconds
+    if limit is None or not history:
+        return False
+    spent = sum(row.seconds for row in history)
+    return bool(training.device.most(int(spent + history[-1].seconds > limit)))
 
 
 class Clock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from inceptcli.config import TrainConfig
 from inceptcli.data.prepare import Photos
+from inceptcli.engine.average import Average
 from inceptcli.engine.device import Device
 from inceptcli.engine.optim import LossPerImage
 from inceptcli.engine.resume import Progress
@@ -40,20 +42,23 @@ class Training:
     """One training; ``train.fit`` moves it on from where ``progress`` stands.
 
     Attributes:
-        config: Its settings.
+        config: Its settings, none of them still open.
         device: Where and how it computes.
         photos: What it learns from.
         model: The network as it is saved.
         parallel: The same network, as all processes train it together.
         optimizer: What moves the weights.
         scaler: Of gradients; does nothing unless the precision is fp16.
-        losses_of: The loss of each image.
+        average: Of the weights: the network that is validated and saved.
+        losses_of: The loss of each image, as it is shown.
+        objective_of: What training makes small: the same with label smoothing.
         described: ``resume.describe_photos`` of them.
         run_dir: Its folder.
         record: What its weights file says of itself, but for the epoch and its figures.
         fingerprints: The weights file's record of the training pictures, or None.
         stop: Set by a signal.
         emit: Told of what happens.
+        reasons: Why ``adapt`` chose what it chose, by setting.
         progress: Where it stands.
         saving: What of it is on the disk.
         lost: Photographs that could not be read when last told of.
@@ -68,13 +73,16 @@ class Training:
     parallel: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    average: Average
     losses_of: LossPerImage
+    objective_of: LossPerImage
     described: dict[str, Any]
     run_dir: Path
     record: Record
     fingerprints: bytes | None
     stop: StopRequest
     emit: Emit
+    reasons: Mapping[str, str] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
     saving: Saving = field(default_factory=Saving)
     lost: int = 0

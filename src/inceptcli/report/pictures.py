@@ -11,6 +11,7 @@ from inceptcli.data.check import Check, suspects_sheet
 from inceptcli.data.prepare import Photos
 from inceptcli.engine.conclude import TrainResult
 from inceptcli.engine.evaluate import Evaluation, write_metrics, write_predictions
+from inceptcli.engine.find_lr import RangeTest
 from inceptcli.files import cannot_write, write_bytes
 from inceptcli.report import plots
 from inceptcli.report.runs import RunPair
@@ -23,6 +24,7 @@ from inceptcli.runfolder import (
     SAMPLES,
 )
 
+FIND_LR = "find_lr.png"
 SAMPLES_A_CLASS = 8
 MAX_CLASSES = 30  # rows of a contact sheet
 
@@ -38,16 +40,25 @@ def write_run(result: TrainResult) -> None:
     _write_figures(result.run, result.test or result.val)
 
 
+def write_range_test(folder: Path, found: RangeTest) -> Path:
+    """Draw ``find_lr.png`` into a folder, which is made if need be; its path.
+
+    Raises:
+        OutputError: It could not be written.
+    """
+    _make(folder)
+    picture = plots.range_test(found.rates, found.losses, suggestion=found.suggestion)
+    write_bytes(folder / FIND_LR, picture)
+    return folder / FIND_LR
+
+
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Write ``metrics.json``, ``predictions.csv`` and the pictures of an evaluation.
 
     Raises:
         OutputError: One could not be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+    _make(folder)
     write_metrics(folder / METRICS, {evaluation.role: evaluation})
     write_predictions(folder / PREDICTIONS, evaluation)
     _write_figures(folder, evaluation)
@@ -96,3 +107,10 @@ def _write_figures(folder: Path, evaluation: Evaluation) -> None:
     write_bytes(folder / CONFUSION, plots.confusion(matrix, rows, figures.outputs, title=title))
     before, after = (evaluation.at(t).bins() for t in (1.0, evaluation.temperature))
     write_bytes(folder / RELIABILITY, plots.reliability(before, after, title=title))
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error

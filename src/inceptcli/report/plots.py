@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,13 +37,7 @@ def curves(history: Sequence[EpochDone], *, val_name: str = "val") -> bytes:
             axes.plot(epochs, values, style, color=colour, label=label, marker=marker)
         for epoch in best:
             axes.axvline(epoch, color=GREY, linestyle=":", label=f"best epoch: {epoch}")
-        axes.set(title=name.capitalize(), xlabel="epoch", ylabel=name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.legend()
-    left.set_ylim(0, 1.02)
-    right.set_ylim(bottom=0)
-    return _png(figure)
+    return _by_epoch(figure, left, right)
 
 
 def overlaid(histories: Sequence[tuple[str, Sequence[EpochDone]]]) -> bytes:
@@ -58,8 +52,13 @@ def overlaid(histories: Sequence[tuple[str, Sequence[EpochDone]]]) -> bytes:
                 label = f"{_names([name])[0]}, {role}"
                 marker = "o" if len(history) == 1 else ""
                 axes.plot(epochs, values, style, color=colour, label=label, marker=marker)
-    for axes, kind in ((left, "accuracy"), (right, "loss")):
-        axes.set(title=kind.capitalize(), xlabel="epoch", ylabel=kind)
+    return _by_epoch(figure, left, right)
+
+
+def _by_epoch(figure: Figure, left: Any, right: Any) -> bytes:
+    """Name and scale the axes of accuracy (left) and loss (right); the picture."""
+    for axes, name in ((left, "accuracy"), (right, "loss")):
+        axes.set(title=name.capitalize(), xlabel="epoch", ylabel=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
@@ -102,6 +101,39 @@ def reliability(before: Sequence[Any], after: Sequence[Any], *, title: str) -> b
         axes.plot(confidence, [part.accuracy for part in full], style, color=colour, label=name)
     axes.set(title=title, xlabel="probability of the answer", ylabel="part that is right")
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    return _png(figure)
+
+
+def range_test(rates: Sequence[float], losses: Sequence[float], *, suggestion: float) -> bytes:
+    """The loss against the learning rate, the suggestion marked."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=BLUE)
+    axes.axvline(suggestion, color=ORANGE, linestyle="--", label=f"suggestion: {suggestion:g}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, running mean")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left")
+    return _png(figure)
+
+
+def accuracy_time(curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]) -> bytes:
+    """Val accuracy against seconds of training: for each recipe one line a seed.
+
+    Args:
+        curves: Recipe -> for each seed the seconds so far and the accuracy after each epoch.
+    """
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    styles = zip((GREY, BLUE, ORANGE), ("--", "-", ":"), strict=True)
+    for (name, lines), (colour, style) in zip(curves.items(), styles, strict=False):
+        for number, (seconds, accuracy) in enumerate(lines):
+            label = name if number == 0 else None
+            marker = "o" if len(seconds) == 1 else ""
+            axes.plot(seconds, accuracy, style, color=colour, label=label, marker=marker, alpha=0.8)
+    axes.set(xlabel="seconds of training and validation", ylabel="val accuracy")
+    axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     return _png(figure)

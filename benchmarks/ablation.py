@@ -1,0 +1,116 @@
+"""What each part of the default recipe is worth: it is left out, and the rest stays.
+
+For each seed the photographs are divided once (by group), and every variant is trained on that
+division. Differences are paired over seeds. Results are written after each training; those found
+there are kept, so that more seeds can follow later.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from benchmarks.trainings import Kept, options_of, train_divided
+from scipy import stats
+
+from inceptcli.console import print_table, say
+
+WHOLE = "whole recipe"
+LEFT_OUT: dict[str, dict[str, Any]] = {
+    WHOLE: {},
+    "norm in the stem": {"arch": "inception_v1"},
+    "AdamW (Adam instead)": {"optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0},
+    "weight decay": {"weight_decay": 0.0},
+    "warm-up": {"warmup_epochs": 0.0},
+    "cosine (constant instead)": {"schedule": "constant"},
+    "small batches (32 instead)": {"batch_size": 32},
+    "label smoothing": {"label_smoothing": 0.0},
+    "flips": {"flips": "none"},
+    "crops": {"crop_area": 1.0},
+    "colours": {"color_jitter": 0.0},
+    "growing pictures": {"train_sizes": (1.0, 1.0)},
+    "averaged weights": {"ema_epochs": 0.0},
+    "erasing put in": {"random_erase": 0.25},
+}
+
+
+def main() -> None:
+    """Train what is missing and print the differences."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    kept = Kept(options)
+    for seed in options.seeds:
+        for name in options.variants or LEFT_OUT:
+            if not kept.has(variant=name, seed=seed):
+                kept.add(_train(name, seed, options))
+    _print(kept.trainings)
+
+
+def _options() -> argparse.Namespace:
+    parser = options_of("ablation", __doc__, epochs=12, size=96)
+    parser.add_argument("--ratio", default="0.5,0.25,0.25", help="half to test gives finer figures")
+    parser.add_argument("--variants", nargs="+", choices=tuple(LEFT_OUT))
+    return parser.parse_args()
+
+
+def _train(variant: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One training; its accuracy over val and test with the best epoch's weights."""
+    say(f"seed {seed}, {variant}")
+    data = {
+        "root": options.photos.absolute(),
+        "image_size": options.img_size,
+        "seed": seed,
+        "ratio": tuple(float(part) for part in options.ratio.split(",")),
+    }
+    done = train_divided(data, "default", {"epochs": options.epochs} | LEFT_OUT[variant])
+    assert done.test is not None
+    val, test = done.val.figures, done.test.figures
+    images = val.images + test.images
+    return {
+        "variant": variant,
+        "seed": seed,
+        "accuracy": (val.accuracy * val.images + test.accuracy * test.images) / images,
+        "loss": (val.loss * val.images + test.loss * test.images) / images,
+        "images": images,
+        "seconds": done.seconds,
+    }
+
+
+def _print(trainings: list[dict[str, Any]]) -> None:
+    by = {(one["variant"], one["seed"]): one for one in trainings}
+    rows = []
+    for name in LEFT_OUT:
+        seeds = [seed for variant, seed in by if variant == name and (WHOLE, seed) in by]
+        if not seeds:
+            continue
+        figures = [by[name, seed] for seed in seeds]
+        change = [by[name, seed]["accuracy"] - by[WHOLE, seed]["accuracy"] for seed in seeds]
+        slower = mean(by[name, seed]["seconds"] / by[WHOLE, seed]["seconds"] for seed in seeds)
+        rows.append(
+            (
+                name,
+                len(seeds),
+                mean(one["accuracy"] for one in figures),
+                mean(one["loss"] for one in figures),
+                "-" if name == WHOLE else _interval(change),
+                f"{slower:.2f}",
+            )
+        )
+    heads = ("left out", "seeds", "accuracy", "loss", "change in points", "time")
+    print_table(heads, rows, markdown=True)
+
+
+def _interval(change: list[float]) -> str:
+    """Mean of paired differences in percentage points with its 95 % interval (Student's t)."""
+    points = [100 * one for one in change]
+    if len(points) < 2:
+        return f"{points[0]:+.1f}"
+    half = float(stats.t.ppf(0.975, len(points) - 1)) * stdev(points) / math.sqrt(len(points))
+    return f"{mean(points):+.1f} ({mean(points) - half:+.1f} to {mean(points) + half:+.1f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Trainings that a benchmark compares: made on one division, and kept in a JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inceptcli import __version__
+from inceptcli.config import DataConfig, resolve
+from inceptcli.data.prepare import prepare, write_manifest
+from inceptcli.engine.conclude import TrainResult
+from inceptcli.engine.run import run
+from inceptcli.files import write_json
+
+FREE = ("json", "plot", "seeds", "variants")  # what may differ between trainings of one file
+
+
+def options_of(name: str, about: str | None, *, epochs: int, size: int) -> argparse.ArgumentParser:
+    """The options that every comparison of trainings has."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
+    parser.add_argument("photos", type=Path, help="class folders")
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--img-size", type=int, default=size)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, default=Path(f"{name}.json"))
+    return parser
+
+
+class Kept:
+    """The finished trainings in ``--json``; those that are there are not made again.
+
+    Raises:
+        SystemExit: The file is of other settings.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        given = {name: value for name, value in vars(options).items() if name not in FREE}
+        self._setting = given | {
+            "photos": options.photos.name,
+            "machine": platform.platform(),
+            "torch": str(torch.__version__),
+            "inceptcli": __version__,
+        }
+        self._path: Path = options.json
+        self.trainings: list[dict[str, Any]] = []
+        if self._path.exists():
+            stored = json.loads(self._path.read_text(encoding="utf-8"))
+            if stored["setting"] != self._setting:
+                raise SystemExit(f"{self._path} is of other settings; give another --json")
+            self.trainings = stored["trainings"]
+
+    def has(self, **key: object) -> bool:
+        """Whether a training with these values is there."""
+        return any(key.items() <= one.items() for one in self.trainings)
+
+    def add(self, training: dict[str, Any]) -> None:
+        """Keep one more, on the disk at once."""
+        self.trainings.append(training)
+        write_json(self._path, {"setting": self._setting, "trainings": self.trainings})
+
+
+def train_divided(data: dict[str, Any], recipe: str, typed: dict[str, Any]) -> TrainResult:
+    """Train on a division by group that depends on the data's settings alone."""
+    with tempfile.TemporaryDirectory() as name:
+        photos = prepare(DataConfig(**data))
+        write_manifest(Path(name) / "split.csv", photos)
+        photos.store.close()
+        places = {"split": Path(name) / "split.csv", "output": Path(name) / "run"}
+        return run(resolve(recipe, data | typed | places)[0])

@@ -1,0 +1,128 @@
+"""--time and --find-lr: what is planned, and the real commands."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from inceptcli.cli import _seconds, main
+from inceptcli.config import TrainConfig
+from inceptcli.engine import find_lr
+from inceptcli.engine.find_lr import suggest
+from inceptcli.engine.optim import train_size
+from inceptcli.engine.plan import MARGIN, MOST, Speed, plan
+from inceptcli.errors import DataError, UsageError
+
+SPEED = Speed(images=1000, val_images=100, fixed=1e-3, by_area=1e-6, val=2e-2)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INCEPTCLI_CACHE", str(tmp_path / "cache"))
+
+
+def settings(seconds: float, **more: object) -> TrainConfig:
+    return TrainConfig(root=Path(), time_seconds=seconds, **more)  # type: ignore[arg-type]
+
+
+def by_hand(config: TrainConfig) -> float:
+    each = [1000 * (1e-3 + 1e-6 * train_size(config, e + 1) ** 2) for e in range(config.epochs)]
+    return sum(each) + config.epochs * 100 * 2e-2
+
+
+@pytest.mark.parametrize("seconds", [60, 600, 1800])
+def test_a_plan_is_the_longest_that_fits(seconds: float) -> None:
+    planned, reasons = plan(settings(seconds), SPEED, {})
+    assert by_hand(planned) <= MARGIN * seconds
+    assert by_hand(replace(planned, epochs=planned.epochs + 1)) > MARGIN * seconds
+    assert SPEED.total(planned) == pytest.approx(by_hand(planned))
+    assert set(reasons) == {"epochs", "train_sizes"}
+    if seconds == 1800:  # enough time: the recipe's own sizes
+        assert planned.train_sizes == (0.5, 0.875)
+    if seconds == 60:
+        assert planned.train_sizes == (0.5, 0.5)
+
+
+def test_a_plan_ends_somewhere() -> None:
+    assert plan(settings(1e8), SPEED, {})[0].epochs == MOST
+
+
+def test_a_plan_leaves_what_was_typed() -> None:
+    planned, reasons = plan(settings(600, epochs=25), SPEED, {"epochs": "option"})
+    assert planned.epochs == 25
+    assert planned.train_sizes != (0.5, 0.875)
+    assert set(reasons) == {"train_sizes"}
+    typed = settings(600, train_sizes=(1.0, 1.0))
+    planned, reasons = plan(typed, SPEED, {"train_sizes": "option"})
+    assert planned.train_sizes == (1.0, 1.0)
+    assert set(reasons) == {"epochs"}
+
+
+def test_no_time_is_refused() -> None:
+    with pytest.raises(UsageError, match="--time: 5 s are too short, 1 epochs take about"):
+        plan(settings(5), SPEED, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("1.5h", 5400), ("1h30m5s", 5405)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert _seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "m", "5x", "1.2.3m", "30m1h"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--time"):
+        TrainConfig(root=Path(), time_seconds=_seconds(text))
+
+
+def test_the_suggestion_lies_below_the_lowest_loss() -> None:
+    rates = [10 ** (-6 + step / 10) for step in range(50)]
+    losses = [abs(step - 40) / 40 + 0.1 for step in range(50)]
+    assert suggest(rates, losses) == pytest.approx(rates[40] / 4, rel=0.05)
+    with pytest.raises(DataError, match="never fell"):
+        suggest(rates, sorted(losses))
+
+
+WORDS = ["--img-size", "32", "-j", "0", "--group", "none"]
+
+
+def test_find_lr_draws_and_suggests(
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(find_lr, "STEPS", 40)
+    words = ["train", str(photos), *WORDS, "--find-lr", "--json", "-o", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    rates = found["rates"]
+    assert rates == sorted(rates)
+    assert rates[0] < found["suggestion"] < rates[-1]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["find_lr.png"]
+
+
+def test_a_timed_training_plans_ends_and_resumes(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(SystemExit) as caught:
+        main(["train", str(photos), *WORDS, "--time", "6s", "-o", str(run)])
+    assert caught.value.code == 0, capsys.readouterr().err
+    stored = json.loads((run / "config.json").read_text())
+    rows = (run / "history.csv").read_text().splitlines()[1:]
+    assert 1 <= len(rows) <= stored["settings"]["epochs"]
+    assert stored["sources"]["epochs"].startswith("planned for 6 s")
+    (run / "metrics.json").unlink()
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--resume", str(run)])
+    assert caught.value.code == 0
+    again = json.loads((run / "config.json").read_text())["settings"]
+    for name in ("epochs", "train_sizes", "warmup_epochs", "batch_size"):
+        assert again[name] == stored["settings"][name]
