@@ -16,8 +16,13 @@ from conftest import draw
 from inceptcli.cli import main
 from inceptcli.config import FINE_TUNING, TrainConfig, resolve
 from inceptcli.data.fingerprints import join_fingerprints
+from inceptcli.data.loader import Batch
+from inceptcli.data.prepare import prepare
 from inceptcli.engine import run as engine
+from inceptcli.engine.adapt import adapt
+from inceptcli.engine.find_lr import find_lr
 from inceptcli.engine.finetune import last_layer, scale_groups, transfer
+from inceptcli.engine.training import Training
 from inceptcli.errors import WeightsError
 from inceptcli.events import EpochDone, Event, Notice, StateSaved, Warned
 from inceptcli.model import imagenet
@@ -171,6 +176,34 @@ def test_rates_fall_from_depth_to_depth(tmp_path: Path) -> None:
         assert decay == (0.05 if dict(network.named_parameters())[name].ndim > 1 else 0.0)
     assert len(found) == sum(len(group["params"]) for group in optimizer.param_groups)
     assert optimizer.param_groups[0]["scale"] == 1.0
+
+
+def test_the_range_test_keeps_the_relation_of_the_rates(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The suggestion is for ``--lr``, the rate of the new layers."""
+    seen: list[dict[float, float]] = []
+
+    def step(t: Training, batch: Batch, *, total: int) -> tuple[torch.Tensor, None]:
+        del batch, total
+        seen.append({group["scale"]: group["lr"] for group in t.optimizer.param_groups})
+        return torch.tensor([1 / len(seen)]), None
+
+    monkeypatch.setattr("inceptcli.engine.find_lr.train_step", step)
+    found = find_lr(fine(place / "photos", place / "none"))
+    assert [rates[1.0] for rates in seen] == pytest.approx(found.rates)
+    for rates in seen:
+        assert rates == pytest.approx({scale: scale * rates[1.0] for scale in rates})
+    assert len(seen[0]) == 5
+
+
+def test_the_rule_for_the_rate_is_halved_and_what_is_typed_stays(place: Path) -> None:
+    config, _ = resolve("tutorial", {"root": place / "photos", "weights": "w", "batch_size": 32})
+    photos = prepare(replace(config, workers=0))
+    with photos.store:
+        assert adapt(config, photos)[0].lr == 5e-4  # half of Adam's, not the tutorial's 1e-4
+        assert adapt(replace(config, optimizer="sgd"), photos)[0].lr == 2.5e-2
+        assert adapt(replace(config, lr=0.3), photos)[0].lr == 0.3
 
 
 def states_of(place: Path, output: Path) -> dict[int, dict[str, torch.Tensor]]:
