@@ -155,8 +155,8 @@ from inceptcli.events import EpochDone
 
 # The equality is promised for batch statistics and dropout frozen.
 made = run.set_up
-def frozen(*arguments):
-    training = made(*arguments)
+def frozen(*arguments, **more):
+    training = made(*arguments, **more)
     training.parallel.eval()
     training.parallel.train = lambda mode=True: training.parallel
     return training
