@@ -57,6 +57,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=3, help="classes of the first training")
     parser.add_argument("--first-epochs", type=int, default=20)
     parser.add_argument("--images", type=int, nargs="+", default=[10, 20, 50])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--arch", default="inception_v1_bn")
     return parser.parse_args()
 
@@ -77,7 +78,7 @@ def _compare(
     photos.store.close()
     long, begun = {"epochs": options.epochs}, {"weights": str(weights)}
     ways = dict(zip(WAYS, (long, begun, begun | long), strict=True))
-    todo = [(s, n, way) for s in options.seeds for n in options.images for way in WAYS]
+    todo = [(s, n, way) for s in options.seeds for n in options.images for way in options.ways]
     for seed, images, way in todo:
         key = {"way": way, "images": images, "seed": seed}
         if kept.has(**key):
