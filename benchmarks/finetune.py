@@ -126,6 +126,8 @@ def _print(trainings: list[dict[str, Any]]) -> None:
     rows = []
     for images, way in dict.fromkeys((one["images"], one["way"]) for one in trainings):
         seeds = [s for n, w, s in by if (n, w) == (images, way) and (n, RANDOM, s) in by]
+        if not seeds:
+            continue  # nothing to compare with yet
         figures = [by[images, way, seed] for seed in seeds]
         accuracy = [one["accuracy"] for one in figures]
         gains = [by[images, way, s]["accuracy"] - by[images, RANDOM, s]["accuracy"] for s in seeds]
