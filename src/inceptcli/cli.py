@@ -19,6 +19,7 @@ import typer
 
 from inceptcli import __version__, console, show
 from inceptcli.config import Arch, DataConfig, TrainConfig, one_of, option_name, resolve
+from inceptcli.engine.signals import Interrupted, interruptible
 from inceptcli.errors import (
     DataError,
     InceptcliError,
@@ -81,8 +82,9 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in words
     _open_missing()
     try:
-        code = app([word for word in words if word != "--debug"], standalone_mode=False) or 0
-        sys.stdout.flush()
+        with interruptible():
+            code = app([word for word in words if word != "--debug"], standalone_mode=False) or 0
+            sys.stdout.flush()
     except InceptcliError as error:
         code = _report(str(error), error.exit_code, debug=debug)
     except typer.TyperException as error:
@@ -93,8 +95,9 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         _silence()
         code = _report(f"cannot write the results: {error.strerror or error}", 5, debug=debug)
-    except KeyboardInterrupt:
-        code = 130
+    except Interrupted as stop:
+        text = "stopped; each file that was written is whole, and nothing else was changed"
+        code = _report(text, 128 + stop.signum, debug=debug)
     except Exception as error:
         text = (
             f"{type(error).__name__}: {error}; this is a bug: run again with --debug and report it"
@@ -987,6 +990,7 @@ def evaluate(
     on = choose_device(device or "auto", precision or "auto")
     loaded = load_network(engine.find_weights(model), classes=chosen, raw=raw)
     console.say(f"weights: {loaded.weights.path}")
+    console.say(f"computing on {on.torch_device} in {on.precision}")
     config = engine.photos_config(loaded.weights, given)
     _keep_outside(config.root, output, report)
     with console.Listener() as listener:
@@ -1121,6 +1125,7 @@ def predict(
     on = choose_device(device or "auto", precision or "auto")
     loaded = infer.load_network(find_weights(model), classes=chosen, raw=raw)
     console.say(f"weights: {loaded.weights.path}")
+    console.say(f"computing on {on.torch_device} in {on.precision}")
     if loaded.memory is None:
         console.say("whether the inputs were trained on is unknown: these weights do not say")
     from inceptcli.data.machine import default_workers
