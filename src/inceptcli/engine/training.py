@@ -84,3 +84,9 @@ class Training:
     progress: Progress = field(default_factory=Progress)
     saving: Saving = field(default_factory=Saving)
     lost: int = 0
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with it."""
+        folder = str(self.run_dir)
+        return "inceptcli train --resume " + (f'"{folder}"' if " " in folder else folder)
