@@ -521,6 +521,8 @@ def test_a_full_log_never_stops_a_training(pairs: Path, monkeypatch: pytest.Monk
         (("train", "pairs", "--device", "tpu"), "--device"),
         (("train", "pairs", "--precision", "fp8"), "--precision"),
         (("train", "--resume", "RUN", "--overwrite"), "--overwrite"),
+        (("train", "pairs", "--name", "../x"), "--name"),
+        (("train", "pairs", "--name", ".."), "--name"),
         (("split", "pairs", "--ratio", "0.9,inf"), "--ratio"),
         (("predict", "pairs", "-m", "WEIGHTS", "--threshold", "nan"), "--threshold"),
         (("predict", "pairs", "-m", "WEIGHTS", "--max-megapixels", "nan"), "--max-megapixels"),
@@ -545,10 +547,21 @@ def test_bad_options_are_named(
     assert pairs.name == "pairs"
     places = {"RUN": trained, "WEIGHTS": trained / "best_model.pth"}
     assert call(*(places.get(word, word) for word in words)) == 2
-    (error,) = [e for e in capsys.readouterr().err.splitlines() if not e.startswith("weights: ")]
+    lines = capsys.readouterr().err.splitlines()
+    (error,) = [line for line in lines if not line.startswith(("weights: ", "computing on "))]
     assert error.startswith("error: ")
     assert named in error
     assert [path.name for path in Path().iterdir()] == ["pairs"]
+
+
+def test_a_name_too_long_for_a_file_is_a_row(
+    weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """P1."""
+    for count in (1, 2):
+        assert call("predict", *["x" * 5000] * count, "-m", weights, "-j", 0, "--jsonl") == 3
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert ["File name too long" in row["error"] for row in rows] == [True] * count
 
 
 # ---- writing

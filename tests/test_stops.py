@@ -25,7 +25,7 @@ from inceptcli.engine import run as engine
 from inceptcli.engine import train as loop
 from inceptcli.errors import DataError, DivergedError, OutputError, WeightsError
 from inceptcli.events import Event, StateSaved, Warned
-from inceptcli.report.runs import read_run
+from inceptcli.report.runs import list_runs, read_run
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
 
@@ -181,61 +181,84 @@ from pathlib import Path
 from inceptcli.config import TrainConfig
 from inceptcli.engine.run import run
 from inceptcli.events import StateSaved
-config = TrainConfig(root=Path(sys.argv[1]), output=Path(sys.argv[2]), epochs=2, image_size=32,
+root, output = map(Path, sys.argv[1:])
+config = TrainConfig(root=root, output=output, epochs=2, image_size=32,
     batch_size=4, workers=0, group="none", save_minutes=0)
 def emit(event):
     if isinstance(event, StateSaved):
         os.write(1, f"{event.epoch} {event.step}\\n".encode())
-run(config, resuming=(Path(sys.argv[2]) / "last.prev.pth").exists(), emit=emit)
+while sys.stdin.readline():  # each line asks for a process that has nothing to import
+    child = os.fork()
+    if child == 0:
+        os.write(1, f"{os.getpid()}\\n".encode())
+        run(config, resuming=(output / "last.prev.pth").exists(), emit=emit)
+        os.write(1, b"finished\\n")
+        os._exit(0)
+    sys.stdin.readline()  # it has been killed
+    os.waitpid(child, 0)
+    os.write(1, b"gone\\n")
 """
 
 
-def kill_at_random(pairs: Path, whole: Path, tmp_path: Path, *, times: int) -> None:
+def kill_one(parent: subprocess.Popen[str], dice: random.Random) -> tuple[int, int]:
+    """Start a training, kill it at a random moment; the last state that it said was saved."""
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    print(file=parent.stdin, flush=True)
+    pid = int(parent.stdout.readline())
+    lines = []
+    for _ in range(dice.randrange(1, 6)):
+        lines.append(parent.stdout.readline())
+        if lines[-1] == "finished\n":
+            break
+    time.sleep(dice.random() * 0.15)
+    os.kill(pid, signal.SIGKILL)
+    print(file=parent.stdin, flush=True)
+    while lines[-1] != "gone\n":
+        lines.append(parent.stdout.readline())
+        assert lines[-1], "the parent has died"
+    places = [line.split() for line in lines if " " in line]
+    return (int(places[-1][0]), int(places[-1][1])) if places else (0, 0)
+
+
+def kill_at_random(pairs: Path, whole: Path, tmp_path: Path, *, times: int) -> int:
+    """How many runs came to their end through ``times`` kills."""
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
     dice = random.Random(7)
-    run, kills = tmp_path / "killed", 0
-    while kills < times:
-        words = [sys.executable, str(script), str(pairs), str(run)]
-        process = subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        acknowledged = (0, 0)
-        for _ in range(dice.randrange(1, 6)):
-            line = process.stdout.readline()
-            if not line:
-                break
-            acknowledged = (int(line.split()[0]), int(line.split()[1]))
-        time.sleep(dice.random() * 0.15)
-        process.kill()
-        rest = process.stdout.read().split(b"\n")
-        process.stdout.close()
-        process.wait()
-        for line in rest[:-1]:
-            acknowledged = (int(line.split()[0]), int(line.split()[1]))
-        if acknowledged == (0, 0):
-            continue
-        kills += 1
-        saved, _ = engine.resume.load(run)
-        assert (saved.progress.epoch, saved.progress.step) >= acknowledged
-        if saved.progress.epoch > 2:
-            engine.run(settings(pairs, run), resuming=True)
-            assert_equal(whole, run)
-            for path in run.iterdir():
-                path.unlink()
+    run, kills, ends = tmp_path / "killed", 0, 0
+    words = [sys.executable, str(script), str(pairs), str(run)]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, env=ENVIRONMENT, **pipes) as parent:
+        while kills < times:
+            acknowledged = kill_one(parent, dice)
+            if acknowledged == (0, 0):
+                continue
+            kills += 1
+            saved, _ = engine.resume.load(run)
+            assert (saved.progress.epoch, saved.progress.step) >= acknowledged
+            if saved.progress.epoch > 2:
+                engine.run(settings(pairs, run), resuming=True)
+                assert_equal(whole, run)
+                ends += 1
+                for path in run.iterdir():
+                    path.unlink()
+    return ends
 
 
 def test_a_killed_training_never_loses_what_was_saved(
     pairs: Path, whole: Path, tmp_path: Path
 ) -> None:
     """W1, short form: SIGKILL at random moments, a save every step."""
-    kill_at_random(pairs, whole, tmp_path, times=3)
+    kill_at_random(pairs, whole, tmp_path, times=5)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_two_hundred_kills(pairs: Path, whole: Path, tmp_path: Path) -> None:
     """W1."""
-    kill_at_random(pairs, whole, tmp_path, times=200)
+    ends = kill_at_random(pairs, whole, tmp_path, times=200)
+    assert ends > 15
 
 
 def test_the_newest_valid_state_is_used(pairs: Path, whole: Path, tmp_path: Path) -> None:
@@ -280,6 +303,45 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
             emit=stop_after(1, 2),
         )
     return place / "run"
+
+
+@pytest.mark.parametrize(
+    "rows", ["cat/00.png,train\ndog/01.png,val\n", "cat/00.png,train\ndog/00.png,train\n"]
+)
+def test_a_split_without_enough_photographs_is_refused(
+    rows: str, pairs: Path, tmp_path: Path
+) -> None:
+    """D6: one for train, or none for val; no run folder is left."""
+    (tmp_path / "split.csv").write_text(f"path,role\n{rows}")
+    with pytest.raises(DataError, match=r"photographs for (train|val), where it takes"):
+        engine.run(settings(pairs, tmp_path / "run", split=tmp_path / "split.csv"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings_json", "code"),
+    [
+        ("[" * 100_000, 3),
+        ('{"settings": []}', 3),
+        ('{"settings": {}}', 3),
+        ('{"settings": {"root": 5}}', 3),
+        ('{"settings": {"root": "pairs", "ratio": 5}}', 3),
+        ('{"settings": {"root": "pairs", "train_sizes": ["a", "b"]}}', 3),
+        ('{"settings": {"root": "pairs", "epochs": "x"}}', 2),
+        ('{"settings": {"root": "pairs", "folds": "2"}}', 2),
+    ],
+)
+def test_damaged_settings_are_refused(
+    settings_json: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """K10: in one line, by resume; ``runs`` passes them over."""
+    (tmp_path / "config.json").write_text(settings_json)
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--resume", str(tmp_path)])
+    assert caught.value.code == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    list_runs(tmp_path.parent)
 
 
 def test_a_state_of_another_network_is_refused(begun: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from inceptcli.errors import (
 from inceptcli.events import Emit, silent
 from inceptcli.files import write_csv
 from inceptcli.runfolder import (
+    CONFIG,
     FOLDS,
     LAST,
     METRICS,
@@ -93,8 +94,12 @@ def main(arguments: list[str] | None = None) -> None:
         _silence()
         code = 141
     except OSError as error:
-        _silence()
-        code = _report(f"cannot write the results: {error.strerror or error}", 5, debug=debug)
+        text = f"cannot write the results: {error.strerror or error}"
+        if error.filename is None:  # it was stdout
+            _silence()
+        else:
+            text = f"cannot use {error.filename}: {error.strerror}; check its name and permissions"
+        code = _report(text, 5, debug=debug)
     except Interrupted as stop:
         text = "stopped; each file that was written is whole, and nothing else was changed"
         code = _report(text, 128 + stop.signum, debug=debug)
@@ -208,7 +213,12 @@ def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, st
     if not (settings.get("folds") or settings.get("repeats")):
         settings["split"] = folder / SPLIT
     sources = dict.fromkeys(stored, "the run") | dict.fromkeys(typed, "option")
-    return TrainConfig.from_json(settings), sources
+    try:
+        return TrainConfig.from_json(settings), sources
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"the settings in {folder / CONFIG} are damaged: {error}; resume another run"
+        ) from error
 
 
 def _show_version(wanted: bool) -> None:
@@ -1130,7 +1140,7 @@ def predict(
         console.say("whether the inputs were trained on is unknown: these weights do not say")
     from inceptcli.data.machine import default_workers
 
-    alone = len(paths) == 1 and Path(paths[0]).is_file()  # not worth a process of its own
+    alone = len(paths) == 1 and os.path.isfile(paths[0])  # noqa: PTH113 - not worth a process
     question = infer.Question(
         topk=topk,
         threshold=threshold if threshold is not None else loaded.threshold,

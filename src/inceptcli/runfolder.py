@@ -201,7 +201,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise DataError(
             printable(f"{folder} is no run folder: it holds no {CONFIG}; give one that does")
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(printable(f"cannot read {path}: {error}; give another run")) from error
     raise DataError(printable(f"{path} holds no settings; give another run"))
 

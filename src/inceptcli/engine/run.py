@@ -402,7 +402,19 @@ def prepare_photos(
     looking = False  # from now on a batch in hand is finished, and the state saved
     if device.is_first:
         device.wait()
+    if divide:
+        _check_roles(photos)
     return photos
+
+
+def _check_roles(photos: Photos) -> None:
+    for role, least in (("train", 2), ("val", 1)):
+        count = len(photos.indices(role))
+        if count < least:
+            raise DataError(
+                f"{count} photographs for {role}, where it takes {least} or more; "
+                "give the split more of them"
+            )
 
 
 def _load_state(run_dir: Path, emit: Emit) -> Saved:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -199,18 +200,22 @@ def find_run(runs: Path, name: str) -> Path:
         DataError: There is none.
     """
     for path in (Path(name), runs / name):
-        if (path / CONFIG).is_file():
+        if _is_run(path):
             return path
     raise DataError(f"no run {printable(name)}, here or in {printable(str(runs))}")
 
 
 def _folders(folder: Path) -> Sequence[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if (path / CONFIG).is_file())
+        return sorted(path for path in folder.iterdir() if _is_run(path))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise OutputError(printable(f"cannot list {folder}: {error.strerror}")) from error
+
+
+def _is_run(path: Path) -> bool:
+    return os.path.isfile(path / CONFIG)  # noqa: PTH113 - Path.is_file raises where forbidden
 
 
 def _with_parts(runs: Path, path: Path) -> Iterator[Run]:
