@@ -28,6 +28,7 @@ from inceptcli.config import (
     option_name,
     resolve,
 )
+from inceptcli.engine.signals import Interrupted, interruptible
 from inceptcli.errors import (
     DataError,
     InceptcliError,
@@ -38,6 +39,7 @@ from inceptcli.errors import (
 from inceptcli.events import Emit, silent
 from inceptcli.files import write_csv
 from inceptcli.runfolder import (
+    CONFIG,
     FOLDS,
     LAST,
     METRICS,
@@ -90,8 +92,9 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in words
     _open_missing()
     try:
-        code = app([word for word in words if word != "--debug"], standalone_mode=False) or 0
-        sys.stdout.flush()
+        with interruptible():
+            code = app([word for word in words if word != "--debug"], standalone_mode=False) or 0
+            sys.stdout.flush()
     except InceptcliError as error:
         code = _report(str(error), error.exit_code, debug=debug)
     except typer.TyperException as error:
@@ -100,10 +103,15 @@ def main(arguments: list[str] | None = None) -> None:
         _silence()
         code = 141
     except OSError as error:
-        _silence()
-        code = _report(f"cannot write the results: {error.strerror or error}", 5, debug=debug)
-    except KeyboardInterrupt:
-        code = 130
+        text = f"cannot write the results: {error.strerror or error}"
+        if error.filename is None:  # it was stdout
+            _silence()
+        else:
+            text = f"cannot use {error.filename}: {error.strerror}; check its name and permissions"
+        code = _report(text, 5, debug=debug)
+    except Interrupted as stop:
+        text = "stopped; each file that was written is whole, and nothing else was changed"
+        code = _report(text, 128 + stop.signum, debug=debug)
     except Exception as error:
         text = (
             f"{type(error).__name__}: {error}; this is a bug: run again with --debug and report it"
@@ -240,7 +248,12 @@ def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, st
     if not (settings.get("folds") or settings.get("repeats")):
         settings["split"] = folder / SPLIT
     sources = dict.fromkeys(stored, "the run") | dict.fromkeys(typed, "option")
-    return TrainConfig.from_json(settings), sources
+    try:
+        return TrainConfig.from_json(settings), sources
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"the settings in {folder / CONFIG} are damaged: {error}; resume another run"
+        ) from error
 
 
 def _resolved(recipe: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, str]]:
@@ -1091,6 +1104,7 @@ def evaluate(
     page = report is not None or open_page
     _check_averaged(len(members), tta, save=save, named=root is not None, report=page)
     loaded = average(members, cast("Tta", tta))
+    console.say(f"computing on {on.torch_device} in {on.precision}")
     config = engine.photos_config(loaded.weights, given)
     _keep_outside(config.root, output, report)
     with console.Listener() as listener:
@@ -1230,11 +1244,12 @@ def predict(
     if explain is not None and len(members) > 1:
         raise UsageError("--explain shows where one network looks; give one -m")
     loaded = average(members, cast("Tta", tta))
+    console.say(f"computing on {on.torch_device} in {on.precision}")
     if loaded.memory is None:
         console.say("whether the inputs were trained on is unknown: these weights do not say")
     from inceptcli.data.machine import default_workers
 
-    alone = len(paths) == 1 and Path(paths[0]).is_file()  # not worth a process of its own
+    alone = len(paths) == 1 and os.path.isfile(paths[0])  # noqa: PTH113 - not worth a process
     question = infer.Question(
         topk=topk,
         threshold=threshold if threshold is not None else loaded.threshold,

@@ -155,12 +155,14 @@ class TrainConfig(DataConfig):
     fingerprints: bool = True  # the weights remember which pictures they were trained on
 
     def __post_init__(self) -> None:
-        """Check every value, as ``DataConfig`` does, and that folds are not divided twice.
+        """Check every value, as ``DataConfig`` does, and what two of them say together.
 
         Raises:
             UsageError: A value does not fit; the message names the option.
         """
         super().__post_init__()
+        if self.name is not None and (Path(self.name).name != self.name or self.name == ".."):
+            raise UsageError(f"--name: '{self.name}' is not the name of one folder; give -o a path")
         sizes = self.train_sizes
         if len(sizes) != 2 or not all(0.1 <= size <= 1 for size in sizes):
             raise UsageError(
@@ -331,7 +333,9 @@ def _check(name: str, value: object, choices: tuple[Any, ...]) -> None:
         one_of(option_name(name), value, choices)
     if name in _RANGES and value is not None:
         low, high = _RANGES[name]
-        number = float(value)  # type: ignore[arg-type]  # the fields of _RANGES are numbers
+        if not isinstance(value, int | float):
+            raise UsageError(f"{option_name(name)}: '{value}' is no number")
+        number = float(value)
         if not (low <= number <= high) or not math.isfinite(number):
             raise UsageError(
                 f"{option_name(name)}: {value} is outside {low:g} to {high:g}; give a number inside"

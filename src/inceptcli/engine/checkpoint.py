@@ -77,7 +77,7 @@ def stop_if_asked(training: Training) -> None:
         finish(training)
         raise StoppedError(
             f"stopped at epoch {training.progress.epoch}, step {training.progress.step}; go on "
-            f"with: inceptcli train --resume {training.run_dir}",
+            f"with: {training.resume_command}",
             signum,
         )
 

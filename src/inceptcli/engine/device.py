@@ -61,6 +61,11 @@ class Device:
         """Steps between looks at the loss and at signals; each look waits for a GPU's work."""
         return 1 if self.torch_device.type == "cpu" else 10
 
+    @property
+    def shares_batch_norm(self) -> bool:
+        """Whether the processes normalise a batch together: on GPUs; see ``distribute``."""
+        return self.world > 1 and self.torch_device.type == "cuda"
+
     def autocast(self) -> AbstractContextManager[None]:
         """The context in which a network computes in this precision."""
         if self.precision == "fp32":
@@ -80,7 +85,7 @@ class Device:
         """The network as all processes train it together; itself when there is only one."""
         if self.world == 1:
             return model
-        if self.torch_device.type == "cuda":
+        if self.shares_batch_norm:
             # It refuses CPU tensors: there each process normalises its own part of a batch.
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
             return nn.parallel.DistributedDataParallel(model, device_ids=[self.torch_device.index])

@@ -6,7 +6,7 @@ import json
 import platform
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from inceptcli.data.reader import StoppingError
 from inceptcli.engine import resume
 from inceptcli.engine.adapt import adapt
 from inceptcli.engine.average import Average
+from inceptcli.engine.checkpoint import write_history
 from inceptcli.engine.conclude import TrainResult, conclude
 from inceptcli.engine.device import Device, choose_device, leave, make_deterministic
 from inceptcli.engine.finetune import begin, scale_groups
@@ -32,13 +33,23 @@ from inceptcli.engine.resume import Saved
 from inceptcli.engine.signals import StopRequest
 from inceptcli.engine.train import fit
 from inceptcli.engine.training import Training
-from inceptcli.errors import DataError, ResourceError, StoppedError, is_out_of_memory
+from inceptcli.errors import (
+    DataError,
+    InceptcliError,
+    OutputError,
+    ResourceError,
+    StoppedError,
+    WeightsError,
+    is_out_of_memory,
+)
 from inceptcli.events import Emit, Notice, TrainingStarted, Warned, silent
 from inceptcli.files import printable, write_csv, write_json
 from inceptcli.model.inception import build
 from inceptcli.model.weights import Record
 from inceptcli.runfolder import (
     CONFIG,
+    FAILED,
+    HISTORY,
     LAST,
     METRICS,
     REJECTED,
@@ -83,6 +94,7 @@ def run(
         emit = emit if device.is_first else silent
         with _claimed(run_dir, config, device, resuming) as lock:
             saved = _load_state(run_dir, emit) if resuming else None
+            device = _as_before(device, config, saved)
             photos = prepare_photos(config, device, stop, emit)
             with photos.store:
                 config, planned = _in_time(config, photos, device, stop, saved, sources or {})
@@ -92,7 +104,19 @@ def run(
                 elif lock is not None:
                     lock.clear()  # an earlier run's files, with --overwrite
                 _begin(training, {**(sources or {}), **planned, **training.reasons})
-                return _train(training)
+                with _telling(training):
+                    return _train(training)
+
+
+def _as_before(device: Device, config: TrainConfig, saved: Saved | None) -> Device:
+    """The device in the precision that ``auto`` found when the training began.
+
+    What is fast is measured, and a busy machine must not change it in the middle of a training.
+    """
+    then = saved.surroundings if saved is not None else {}
+    if config.precision != "auto" or then.get("device") != device.torch_device.type:
+        return device
+    return replace(device, precision=then["precision"], reason="as the run began")
 
 
 def _in_time(
@@ -194,6 +218,7 @@ def restore(training: Training, saved: Saved, *, allow_change: bool) -> None:
 
     Raises:
         DataError: Settings or photographs are others than then, and that is not allowed.
+        WeightsError: It is allowed, and makes another network.
     """
     t = training
     changed = resume.changes(saved, t.config, t.photos)
@@ -210,18 +235,36 @@ def restore(training: Training, saved: Saved, *, allow_change: bool) -> None:
     ]
     if other:
         t.emit(Notice(f"not bit-exact with the training so far: {', '.join(other)}"))
+    try:
+        _load(t, saved)
+    except (RuntimeError, ValueError) as error:  # torch's for other names, shapes or groups
+        raise WeightsError(
+            f"cannot go on with {printable(str(t.run_dir))}: its state is of another network than "
+            f"{t.config.arch} for {len(t.photos.classes)} classes; undo what has changed: "
+            f"{'; '.join(changed)}, or begin another run"
+        ) from error
+
+
+def _load(t: Training, saved: Saved) -> None:
     t.model.load_state_dict(saved.model)
-    t.optimizer.load_state_dict(saved.optimizer)
-    t.scaler.load_state_dict(saved.scaler)
     t.average.load_state_dict(saved.average)
+    if saved.settings.get("optimizer") == t.config.optimizer:  # another one begins anew
+        groups = t.optimizer.param_groups
+        own = [{key: group[key] for key in group if key != "params"} for group in groups]
+        t.optimizer.load_state_dict(saved.optimizer)  # with the options of then
+        for group, options in zip(t.optimizer.param_groups, own, strict=True):
+            group.update(options)
+    t.scaler.load_state_dict(saved.scaler)
     t.progress = saved.progress
 
 
 def _begin(t: Training, sources: Mapping[str, str]) -> None:
     """Write what is known before the first step, and tell that it comes."""
     if t.device.is_first:
-        (t.run_dir / METRICS).unlink(missing_ok=True)  # of a finished run that goes on
+        for name in (METRICS, FAILED):  # of a run that had ended and goes on
+            (t.run_dir / name).unlink(missing_ok=True)
         write_json(t.run_dir / CONFIG, _description(t, sources))
+        write_history(t.run_dir / HISTORY, t.progress.history)  # the state is what is true
         write_manifest(t.run_dir / SPLIT, t.photos)
         write_csv(
             t.run_dir / REJECTED,
@@ -255,8 +298,23 @@ def _train(t: Training) -> TrainResult:
     where = f"{t.device.torch_device}, epoch {t.progress.epoch}, step {t.progress.step + 1}"
     again = f"start again with -b {smaller}"
     if (t.run_dir / LAST).exists():
-        again = f"go on with: inceptcli train --resume {t.run_dir} --allow-change -b {smaller}"
+        again = f"go on with: {t.resume_command} --allow-change -b {smaller}"
     raise ResourceError(f"not enough memory on {where}, batches of {t.config.batch_size}; {again}")
+
+
+@contextmanager
+def _telling(t: Training) -> Iterator[None]:
+    """Leave word in the run folder of why a training failed, for ``inceptcli runs``."""
+    try:
+        yield
+    except StoppedError:
+        raise
+    except InceptcliError as error:
+        if t.device.is_first:
+            with suppress(OutputError):  # what failed may be the disk
+                word = {"exit_code": error.exit_code, "error": str(error)}
+                write_json(t.run_dir / FAILED, word)
+        raise
 
 
 def _description(t: Training, sources: Mapping[str, str]) -> dict[str, Any]:
@@ -357,7 +415,19 @@ def prepare_photos(
     looking = False  # from now on a batch in hand is finished, and the state saved
     if device.is_first:
         device.wait()
+    if divide:
+        _check_roles(photos)
     return photos
+
+
+def _check_roles(photos: Photos) -> None:
+    for role, least in (("train", 2), ("val", 1)):
+        count = len(photos.indices(role))
+        if count < least:
+            raise DataError(
+                f"{count} photographs for {role}, where it takes {least} or more; "
+                "give the split more of them"
+            )
 
 
 def _load_state(run_dir: Path, emit: Emit) -> Saved:

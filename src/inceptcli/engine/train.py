@@ -84,15 +84,21 @@ def train_one_epoch(training: Training) -> tuple[float, float]:
         crop=crop_of(t),
         pin=device.torch_device.type == "cuda",
     )
-    guard, clock = Guard(device.precision), Clock(t, loader, steps)
+    guard, clock = Guard(device.precision, device.most), Clock(t, loader, steps)
     training_mode(t)
     for batch in loader:
-        if len(batch.indices) < 2 and device.world == 1:
-            progress.step += 1  # its files have vanished, and batch norm needs two
+        few = len(batch.indices) < 2  # files have vanished, and batch norm needs two
+        if few and device.world == 1:
+            progress.step += 1
             continue
         seed_dropout(t)
         set_learning_rate(t, len(steps))
+        # Other processes wait for this one's part, small as it is: it takes the running statistics.
+        if few and not device.shares_batch_norm:
+            t.parallel.eval()
         losses, correct = train_step(t, batch, total=len(steps[batch.step]))
+        if few:
+            t.parallel.train()
         t.average.update((progress.epoch - 1) * len(steps) + progress.step)
         sums += torch.stack([losses.sum(), correct, torch.full_like(correct, len(losses))])
         progress.step += 1
@@ -104,6 +110,8 @@ def train_one_epoch(training: Training) -> tuple[float, float]:
     guard.check()
     check_lost(t)
     progress.note(device.sum(sums), clock.seconds)
+    if not progress.images:
+        raise DataError(f"no photograph of train can be read; go on with: {t.resume_command}")
     return progress.loss_sum / progress.images, progress.correct / progress.images
 
 
@@ -174,6 +182,8 @@ def validate(training: Training) -> Validation:
     t = training
     which, logits = infer_role(t.average.network, t.photos, "val", t.device, watch=val_watch(t))
     check_lost(t)
+    if not len(which):
+        raise DataError(f"no photograph of val can be read; go on with: {t.resume_command}")
     labels = torch.from_numpy(t.photos.labels[which])
     losses = t.losses_of(logits, labels).double()  # (N,)
     right = (logits.argmax(dim=1) == labels).double()
@@ -193,20 +203,18 @@ def check_lost(training: Training) -> None:
         DataError: They are more than ``max_bad`` allows, as when a disk has gone.
     """
     t, lost = training, training.photos.store.lost
-    if len(lost) == t.lost:
+    count = t.device.most(len(lost))  # each process has missed its own; all end together
+    if count == t.lost:
         return
-    t.lost = len(lost)
+    t.lost = count
     one = next(reversed(lost.values()), None)
-    if one is None:
+    text = f"{count} photographs can no longer be read as they were"
+    if one is not None:
+        text += f", as {printable(t.photos.names[one.index])}: {one.reason}"
+    if count > t.config.max_bad * len(t.photos.indices("all")):
+        raise DataError(f"{text}; check the disk, then go on with: {t.resume_command}")
+    if count == 0:
         return  # all are back
-    text = (
-        f"{len(lost)} photographs can no longer be read as they were, "
-        f"as {printable(t.photos.names[one.index])}: {one.reason}"
-    )
-    if len(lost) > t.config.max_bad * len(t.photos.indices("all")):
-        raise DataError(
-            f"{text}; check the disk, then go on with: inceptcli train --resume {t.run_dir}"
-        )
     t.emit(Warned(f"{text}; they are left out"))
 
 

@@ -88,3 +88,9 @@ class Training:
     lost: int = 0
     taken: frozenset[str] = frozenset()
     taught: bytes = b""
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with it."""
+        folder = str(self.run_dir)
+        return "inceptcli train --resume " + (f'"{folder}"' if " " in folder else folder)
