@@ -15,9 +15,10 @@ from torchvision.transforms.v2 import functional as reference
 
 from conftest import draw
 from inceptcli.cli import main
-from inceptcli.engine.committee import Committee, average, describe, views
+from inceptcli.engine.committee import Committee, average, views
 from inceptcli.engine.device import choose_device
 from inceptcli.engine.infer import Classifier, load_network
+from inceptcli.engine.predict import describe
 from inceptcli.errors import UsageError
 from inceptcli.model.inception import build
 from inceptcli.model.weights import Record, save_weights

@@ -33,7 +33,7 @@ def test_every_page_and_both_commands_are_named_in_the_readme() -> None:
     assert "make test" in readme
 
 
-COMMANDS = ["summary", "split", "train", "evaluate", "predict", "runs", "sample", "cache"]
+COMMANDS = ["summary", "split", "train", "evaluate", "predict", "export", "runs", "sample", "cache"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

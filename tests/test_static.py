@@ -35,8 +35,11 @@ ONLY = {
     "jinja2": {"report.page"},
     "markupsafe": {"report.page"},
     "matplotlib": {"report.plots"},
+    "onnx": {"engine.export", "engine.quantise"},
+    "onnxruntime": {"engine.onnx", "engine.quantise"},
+    "safetensors": {"engine.export"},
 }
-WITHOUT_TORCH = {"", "errors", "events", "config", "files"}
+WITHOUT_TORCH = {"", "errors", "events", "config", "files", "engine.onnx", "engine.predict"}
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 
 

@@ -46,6 +46,8 @@ from inceptcli.runfolder import (
     REPORT,
     RUNS,
     SPLIT,
+    expand_models,
+    find_weights,
     latest_run,
     read_settings,
 )
@@ -54,7 +56,9 @@ if TYPE_CHECKING:
     from inceptcli.data.layout import Link
     from inceptcli.engine.comparison import Comparison
     from inceptcli.engine.conclude import TrainResult
-    from inceptcli.engine.infer import Loaded, Prediction
+    from inceptcli.engine.device import Device
+    from inceptcli.engine.infer import Loaded
+    from inceptcli.engine.predict import Network, Prediction
     from inceptcli.report.content import Subject
 
 app = typer.Typer(
@@ -201,17 +205,33 @@ def _classes(names: str | None, folder: Path | None) -> tuple[str, ...]:
     return scan(folder).classes
 
 
-def _members(model: list[Path] | None, *, classes: tuple[str, ...], raw: bool) -> list[Loaded]:
-    """The networks that ``-m`` names, each said."""
-    from inceptcli.engine.committee import expand_models
-    from inceptcli.engine.evaluate import find_weights
-    from inceptcli.engine.infer import load_network
-
+def _members(
+    model: list[Path] | None,
+    device: str | None,
+    precision: str | None,
+    *,
+    classes: tuple[str, ...],
+    raw: bool,
+) -> tuple[list[Network], Device | None]:
+    """The networks that ``-m`` names, each said, and what torch runs them on."""
     paths = expand_models(model) if model else [find_weights(None)]
-    members = [load_network(path, classes=classes, raw=raw) for path in paths]
-    for member in members:
-        console.say(f"weights: {member.weights.path}")
-    return members
+    found = [_network(path, device, precision, classes=classes, raw=raw) for path in paths]
+    for network, _ in found:
+        console.say(f"weights: {network.path}")
+    on = next((on for _, on in found if on is not None), None)
+    if on is not None:
+        console.say(f"computing on {on.torch_device} in {on.precision}")
+    return [network for network, _ in found], on
+
+
+def _averaged(members: list[Network], tta: str) -> Network:
+    """One network that answers for all of them, in all views."""
+    if len(members) == 1 and tta == "none":
+        return members[0]
+    from inceptcli.engine.committee import average
+
+    option = "-m, several times," if len(members) > 1 else "--tta"
+    return average([_weights_of(member, option) for member in members], cast("Tta", tta))
 
 
 def _check_averaged(count: int, tta: str, *, save: bool, named: bool, report: bool) -> None:
@@ -225,6 +245,53 @@ def _check_averaged(count: int, tta: str, *, save: bool, named: bool, report: bo
         )
     if count > 1 and report:
         raise UsageError("--report shows where one network looks; give one -m")
+
+
+def _network(
+    path: Path,
+    device: str | None,
+    precision: str | None,
+    *,
+    classes: tuple[str, ...] = (),
+    raw: bool = False,
+) -> tuple[Network, Device | None]:
+    """A network and what torch runs it on; an exported one needs neither torch nor a device."""
+    from inceptcli.engine import onnx
+
+    if onnx.is_exported(path):
+        onnx.check_options(device, precision, named=bool(classes))
+        return onnx.load_onnx(path, raw=raw), None
+    from inceptcli.engine.device import choose_device
+    from inceptcli.engine.infer import load_network
+
+    on = choose_device(device or "auto", precision or "auto")
+    return load_network(path, classes=classes, raw=raw), on
+
+
+def _check_saving(path: Path, min_precision: float | None) -> None:
+    """Refuse --save where there is no threshold to store, or no place for it."""
+    from inceptcli.engine.onnx import is_exported
+
+    if min_precision is None:
+        raise UsageError("--save stores what --min-precision finds; give that as well")
+    if is_exported(path):
+        raise UsageError("--save stores in a weights file; give that as -m, then export it anew")
+
+
+def _weights_of(network: Network, option: str) -> Loaded:
+    """The network as torch has it.
+
+    Raises:
+        UsageError: It is an exported one.
+    """
+    from inceptcli.engine.infer import Loaded
+
+    if not isinstance(network, Loaded):
+        raise UsageError(
+            f"{option} needs the weights themselves, and an exported network cannot be looked "
+            "into; give the weights file as -m"
+        )
+    return network
 
 
 def _keep_outside(root: Path, *outputs: Path | None) -> None:
@@ -1091,29 +1158,28 @@ def evaluate(
     chosen = _classes(class_names, classes_from)
     class_map = dict(_pair("--map", text) for text in mapped or [])
     given = _settings(ctx, DataConfig)
-    if save and min_precision is None:
-        raise UsageError("--save stores what --min-precision finds; give that as well")
     from inceptcli.data.prepare import Photos, prepare
     from inceptcli.engine import evaluate as engine
-    from inceptcli.engine.committee import average, describe
-    from inceptcli.engine.device import choose_device
-    from inceptcli.engine.infer import load_network
+    from inceptcli.engine.predict import describe
 
-    on = choose_device(device or "auto", precision or "auto")
-    members = _members(model, classes=chosen, raw=raw)
+    members, on = _members(model, device, precision, classes=chosen, raw=raw)
     page = report is not None or open_page
     _check_averaged(len(members), tta, save=save, named=root is not None, report=page)
-    loaded = average(members, cast("Tta", tta))
-    console.say(f"computing on {on.torch_device} in {on.precision}")
-    config = engine.photos_config(loaded.weights, given)
+    if save:
+        _check_saving(members[0].path, min_precision)
+    drawn = _weights_of(members[0], "--report") if page else None
+    loaded = _averaged(members, tta)
+    config = engine.photos_config(loaded, given)
     _keep_outside(config.root, output, report)
     with console.Listener() as listener:
 
-        def photos_for(network: Loaded, emit: Emit) -> Photos:
+        def photos_for(network: Network, emit: Emit) -> Photos:
             seen = replace(config, image_size=network.spec.image_size, resize=network.spec.resize)
             return prepare(seen, to_learn=False, divide=config.split is not None, emit=emit)
 
-        def measure(network: Loaded, photos: Photos, role: str) -> engine.Evaluation:
+        def measure(
+            network: Network, photos: Photos, role: str, on: Device | None = on
+        ) -> engine.Evaluation:
             return engine.evaluate(
                 network,
                 photos,
@@ -1131,8 +1197,9 @@ def evaluate(
         extras: dict[str, Any] = {}
         compared: tuple[engine.Evaluation, Comparison] | None = None
         if against is not None:
-            rival = average([load_network(against, classes=chosen, raw=raw)], cast("Tta", tta))
-            other = measure(rival, photos_for(rival, silent), role)
+            rival, there = _network(against, device, precision, classes=chosen, raw=raw)
+            rival = _averaged([rival], tta)
+            other = measure(rival, photos_for(rival, silent), role, there)
             extras["against"] = engine.compare_models(result, other)
             compared = other, extras["against"]
         if min_precision is not None:
@@ -1140,16 +1207,16 @@ def evaluate(
             threshold = engine.choose_threshold(val, min_precision=min_precision)
             extras["abstention"] = result.abstention(threshold)
             if save:
-                engine.save_threshold(loaded.weights, threshold)
+                engine.save_threshold(members[0].path, threshold)
     if output is not None:
         from inceptcli.report.pictures import write_evaluation
 
         write_evaluation(output, result)
     show.evaluation(result, as_json=as_json, **extras)
-    if report is not None or open_page:
+    if drawn is not None:
         from inceptcli.report.content import Subject
 
-        subject = Subject({result.role: result}, photos, members[0], compared)
+        subject = Subject({result.role: result}, photos, drawn, compared)
         _write_report(report, subject, opened=open_page)
     if strict and result.rejected:
         raise PartialError(f"{result.rejected} photographs could not be read")
@@ -1234,43 +1301,37 @@ def predict(
         raise UsageError("--threshold: nan is no number; give one from 0 to 1")
     config = DataConfig(root=Path(), **_settings(ctx, DataConfig))
     chosen = _classes(class_names, classes_from)
-    from inceptcli.engine import infer
-    from inceptcli.engine.committee import average
-    from inceptcli.engine.device import choose_device
     from inceptcli.engine.inputs import expand
+    from inceptcli.engine.predict import Question
+    from inceptcli.engine.predict import predict as answers
 
-    on = choose_device(device or "auto", precision or "auto")
-    members = _members(model, classes=chosen, raw=raw)
+    members, on = _members(model, device, precision, classes=chosen, raw=raw)
     if explain is not None and len(members) > 1:
         raise UsageError("--explain shows where one network looks; give one -m")
-    loaded = average(members, cast("Tta", tta))
-    console.say(f"computing on {on.torch_device} in {on.precision}")
+    drawn = _weights_of(members[0], "--explain") if explain is not None else None
+    loaded = _averaged(members, tta)
     if loaded.memory is None:
         console.say("whether the inputs were trained on is unknown: these weights do not say")
     from inceptcli.data.machine import default_workers
 
     alone = len(paths) == 1 and os.path.isfile(paths[0])  # noqa: PTH113 - not worth a process
-    question = infer.Question(
+    question = Question(
         topk=topk,
         threshold=threshold if threshold is not None else loaded.threshold,
         workers=(0 if alone else default_workers()) if config.workers is None else config.workers,
         max_megapixels=config.max_megapixels,
     )
-    rows = infer.predict(
-        expand(paths, recursive=recursive, null=null),
-        loaded,
-        on,
-        question,
-    )
+    inputs = expand(paths, recursive=recursive, null=null)
+    rows = answers(inputs, loaded, loaded.answer(on), question)
     form = "jsonl" if jsonl else "json" if as_json else "rows"
     tally = show.Tally()
     shown = tally.count(show.predictions(rows, form=form))
     if sort is not None:
         shown = _sorted(sort, shown, link)
-    if explain is not None:
+    if drawn is not None and explain is not None:
         from inceptcli.report.explain import explained
 
-        shown = explained(explain, shown, members[0], max_megapixels=config.max_megapixels)
+        shown = explained(explain, shown, drawn, max_megapixels=config.max_megapixels)
     if csv is not None:
         write_csv(csv, show.csv_header(topk), show.csv_rows(shown, topk))
     for _ in shown:  # what is left when no CSV drew them
@@ -1286,6 +1347,75 @@ def _sorted(folder: Path, rows: Iterator[Prediction], link: str) -> Iterator[Pre
         if row.error is None:
             place_by_class(folder, Path(row.path), row.top[0][0], link=cast("Link", link))
         yield row
+
+
+@app.command()
+def export(
+    model: Weights = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="Write here. Without it: model.onnx, or so."
+        ),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="onnx|pt2|safetensors",
+            help="ONNX, torch.export, or the weights alone. Without it: by the ending of -o.",
+        ),
+    ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            metavar="fp32|fp16|int8",
+            help="fp16 halves the file; int8 computes faster and is calibrated on val photographs.",
+        ),
+    ] = "fp32",
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Compare the answers on these pictures. Without it: the run's val photographs.",
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Accuracy that fp16 and int8 may lose."),
+    ] = 0.01,
+    class_names: ClassNames = None,
+    classes_from: ClassesFrom = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Without the stored temperature.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a trained network as one file that other programs run, and prove that it agrees.
+
+    Example: inceptcli export -m best_model.pth -o model.onnx
+    """
+    from inceptcli.engine import export as engine
+    from inceptcli.engine.infer import load_network
+
+    endings = {ending: name for name, ending in engine.FORMATS.items()}
+    if form is None:
+        form = "onnx" if output is None else endings.get(output.suffix.lower(), "onnx")
+    one_of("--format", form, tuple(engine.FORMATS))
+    one_of("--precision", precision, engine.PRECISIONS)
+    order = engine.Order(
+        output=output or Path("model").with_suffix(engine.FORMATS[form]),
+        format=form,
+        precision=precision,
+        check=check,
+        max_drop=max_drop,
+    )
+    if check is not None:
+        _keep_outside(check, order.output)
+    path = find_weights(model)
+    network = load_network(path, classes=_classes(class_names, classes_from), raw=raw)
+    console.say(f"weights: {path}")
+    with console.Listener() as listener:
+        result = engine.export(network, order, emit=listener)
+    show.exported(result, as_json=as_json)
 
 
 @app.command()

@@ -14,13 +14,15 @@ import socket
 import stat
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from inceptcli.errors import DataError, OutputError, UsageError
+from inceptcli.errors import DataError, OutputError, UsageError, WeightsError
 from inceptcli.files import (
     NOFOLLOW,
     NONBLOCK,
@@ -34,7 +36,6 @@ from inceptcli.files import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
 
 if sys.platform == "win32":
@@ -153,6 +154,20 @@ def claim_run(folder: Path, *, resume: bool, overwrite: bool) -> RunLock:
     except OSError as error:
         raise cannot_write(folder, error) from error
     return lock
+
+
+def find_weights(given: Path | None) -> Path:
+    """The weights file that was given, or the best of the run that was saved last.
+
+    Raises:
+        WeightsError: None was given and ``runs/`` holds none.
+    """
+    if given is not None:
+        return given
+    run = latest_run(Path(RUNS), BEST)
+    if run is None:
+        raise WeightsError("no weights: runs/ holds no trained network; train one or give -m FILE")
+    return run / BEST
 
 
 def latest_run(runs: Path, *having: str) -> Path | None:
@@ -344,3 +359,30 @@ else:
                 return None
             raise
         return True
+
+
+def expand_models(given: Sequence[Path]) -> list[Path]:
+    """Weights files for what ``-m`` names: files, run folders, and runs of several trainings.
+
+    Of the latter all finished trainings are taken.
+
+    Raises:
+        WeightsError: No training of such a run is finished.
+    """
+    paths = []
+    for path in given:
+        if (path / FOLDS).exists():
+            parts = sorted(
+                each / BEST
+                for each in path.iterdir()
+                if each.name.startswith(("fold", "repeat")) and (each / METRICS).exists()
+            )
+            if not parts:
+                raise WeightsError(
+                    f"no training in {printable(str(path))} is finished; go on with: inceptcli "
+                    f"train --resume {printable(str(path))}"
+                )
+            paths += parts
+        else:
+            paths.append(path / BEST if (path / BEST).exists() else path)
+    return paths

@@ -23,11 +23,12 @@ if TYPE_CHECKING:  # torch and its weight stay away until a command needs them
     from inceptcli.engine.comparison import Comparison
     from inceptcli.engine.conclude import TrainResult
     from inceptcli.engine.evaluate import Evaluation
+    from inceptcli.engine.export import Exported
     from inceptcli.engine.figures import BinaryFigures, Figures
     from inceptcli.engine.find_lr import RangeTest
     from inceptcli.engine.folds import FoldsResult
     from inceptcli.engine.forecast import Forecast
-    from inceptcli.engine.infer import Prediction
+    from inceptcli.engine.predict import Prediction
     from inceptcli.model.summary import BlockRow, LayerTable, MeasuredMemory, Reduction
     from inceptcli.model.weights import Weights
     from inceptcli.report.runs import Run, RunPair, Share
@@ -419,6 +420,39 @@ def csv_rows(rows: Iterable[Prediction], topk: int) -> Iterator[list[object]]:
         pairs: list[object] = [part for pair in row.top for part in pair]
         pairs += [None] * (2 * topk - len(pairs))
         yield [row.path, *pairs[:2], int(row.uncertain), row.error, *pairs[2:]]
+
+
+def exported(result: Exported, *, as_json: bool) -> None:
+    """What was exported and how it compares; the last line is the file."""
+    if as_json:
+        console.print_json(result.to_json())
+        return
+    rows = [
+        ("size", f"{result.bytes / 1e6:.1f} MB (the weights: {result.weights_bytes / 1e6:.1f})")
+    ]
+    parity, cost = result.parity, result.accuracy
+    if parity is not None:
+        rows += [
+            (
+                "compared with the program on",
+                f"{parity.photographs} photographs of {parity.sizes} sizes, {parity.drawn} drawn",
+            ),
+            ("largest difference in a probability", f"{parity.largest:.1e}"),
+            ("same class", f"{parity.agreement:.2%}"),
+        ]
+    if cost is not None:
+        change = cost.after - cost.before
+        rows += [
+            (f"accuracy before, {cost.images} photographs of {cost.role}", f"{cost.before:.4f}"),
+            ("accuracy after", f"{cost.after:.4f}"),
+            ("change", f"{change:+.4f}  {_interval(*cost.interval)}"),
+        ]
+    rows += [
+        (f"images a second, {name}", f"{rate:,.1f}")
+        for name, rate in result.images_per_second.items()
+    ]
+    console.print_table(("export", result.precision), rows, left=2)
+    console.result(str(result.path))
 
 
 def runs(found: Sequence[Run], folder: Path, *, as_json: bool) -> None:

@@ -12,17 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from inceptcli.data.fingerprints import Memory, join_fingerprints
-from inceptcli.errors import UsageError, WeightsError
+from inceptcli.errors import UsageError
 from inceptcli.files import printable
-from inceptcli.runfolder import BEST, FOLDS, METRICS
 
 if TYPE_CHECKING:
     from inceptcli.config import Tta
@@ -93,33 +91,6 @@ def _crops(images: Tensor) -> Iterator[Tensor]:
         yield functional.interpolate(part, size=(size, size), mode="bilinear", align_corners=False)
 
 
-def expand_models(given: Sequence[Path]) -> list[Path]:
-    """Weights files for what ``-m`` names: files, run folders, and runs of several trainings.
-
-    Of the latter all finished trainings are taken.
-
-    Raises:
-        WeightsError: No training of such a run is finished.
-    """
-    paths = []
-    for path in given:
-        if (path / FOLDS).exists():
-            parts = sorted(
-                each / BEST
-                for each in path.iterdir()
-                if each.name.startswith(("fold", "repeat")) and (each / METRICS).exists()
-            )
-            if not parts:
-                raise WeightsError(
-                    f"no training in {printable(str(path))} is finished; go on with: inceptcli "
-                    f"train --resume {printable(str(path))}"
-                )
-            paths += parts
-        else:
-            paths.append(path / BEST if (path / BEST).exists() else path)
-    return paths
-
-
 def average(members: Sequence[Loaded], tta: Tta) -> Loaded:
     """One network that answers the mean of the members' answers to all views.
 
@@ -148,16 +119,6 @@ def average(members: Sequence[Loaded], tta: Tta) -> Loaded:
         threshold=first.threshold if len(members) == 1 else 0.0,
         memory=_memory(members),
     )
-
-
-def describe(members: Sequence[Loaded], tta: Tta) -> dict[str, Any]:
-    """Which files answered and how: the ``weights`` of ``metrics.json``."""
-    files = [{"path": str(m.weights.path), "digest": m.weights.digest} for m in members]
-    views_ = {} if tta == "none" else {"tta": tta}
-    if len(files) == 1:
-        return files[0] | views_
-    together = {"path": ", ".join(str(each["path"]) for each in files), "digest": None}
-    return together | {"members": files} | views_
 
 
 def _check_alike(first: Loaded, other: Loaded) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +24,16 @@ from inceptcli.engine.calibration import (
     reliability,
 )
 from inceptcli.engine.comparison import Comparison, compare
-from inceptcli.engine.device import Device
 from inceptcli.engine.figures import Figures
-from inceptcli.engine.infer import Loaded, Watch, infer_role, nobody
 from inceptcli.engine.metrics import mistakes, score
+from inceptcli.engine.predict import Network, Watch, nobody, softmax
 from inceptcli.errors import DataError, WeightsError
 from inceptcli.events import Emit, Notice, silent
 from inceptcli.files import printable, write_csv, write_json
-from inceptcli.model.weights import Weights, save_weights
-from inceptcli.runfolder import BEST, CONFIG, RUNS, SPLIT, latest_run, read_settings
+from inceptcli.runfolder import CONFIG, SPLIT, read_settings
+
+if TYPE_CHECKING:
+    from inceptcli.engine.device import Device
 
 MAX_PROBABILITY_COLUMNS = 100  # classes up to which predictions.csv has a column for each
 
@@ -103,11 +104,7 @@ class Evaluation:
     @property
     def probabilities(self) -> npt.NDArray[np.float64]:
         """(N, C), each row sums to 1."""
-        scaled = self.logits.astype(np.float64) / self.temperature
-        scaled -= scaled.max(axis=1, keepdims=True)
-        exponentials = np.exp(scaled)
-        result: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
-        return result
+        return softmax(self.logits, self.temperature)
 
     @property
     def right(self) -> npt.NDArray[np.bool_]:
@@ -171,10 +168,10 @@ class Evaluation:
 
 
 def evaluate(
-    loaded: Loaded,
+    network: Network,
     photos: Photos,
     role: str,
-    device: Device,
+    device: Device | None,
     *,
     class_map: Mapping[str, str] | None = None,
     positive: str | None = None,
@@ -194,23 +191,23 @@ def evaluate(
             f"no photograph has the role '{role}' in {printable(str(photos.root))}; "
             "choose another --role"
         )
-    known = loaded.classes or loaded.outputs
+    known = network.classes or network.outputs
     index_of = align(photos.classes, known, class_map or {}, emit)
-    answers = infer_role(loaded.model, photos, role, device, watch=watch)
+    which, logits = network.infer(photos, role, device, watch=watch)
     return Evaluation(
         role=role,
         classes=tuple(known),
-        outputs=loaded.outputs,
-        names=tuple(photos.names[i] for i in answers.which),
-        labels=index_of[photos.labels[answers.which]],
-        groups=photos.groups[answers.which],
-        logits=answers.logits.numpy(),
-        temperature=loaded.temperature,
+        outputs=network.outputs,
+        names=tuple(photos.names[i] for i in which),
+        labels=index_of[photos.labels[which]],
+        groups=photos.groups[which],
+        logits=logits,
+        temperature=network.temperature,
         positive=positive,
         seed=seed,
-        trained_on=_trained_on(loaded, photos, answers.which),
-        rejected=len(photos.rejected) + len(chosen) - len(answers.which),
-        weights={"path": str(loaded.weights.path), "digest": loaded.weights.digest},
+        trained_on=_trained_on(network, photos, which),
+        rejected=len(photos.rejected) + len(chosen) - len(which),
+        weights={"path": str(network.path), "digest": network.digest},
     )
 
 
@@ -243,20 +240,23 @@ def choose_threshold(val: Evaluation, *, min_precision: float) -> float:
     return threshold
 
 
-def save_threshold(weights: Weights, threshold: float) -> None:
+def save_threshold(path: Path, threshold: float) -> None:
     """Store a threshold in a weights file, for ``predict`` to mark what is below it.
 
     Raises:
         WeightsError: The file has no record to store it in.
         OutputError: It could not be written.
     """
+    from inceptcli.model.weights import load_weights, save_weights  # an exported network has none
+
+    weights = load_weights(path)
     if weights.record is None:
         raise WeightsError(
-            f"{printable(str(weights.path))} is a plain script's file without a record; give "
+            f"{printable(str(path))} is a plain script's file without a record; give "
             "predict --threshold instead"
         )
     record = replace(weights.record, threshold=threshold)
-    save_weights(weights.path, weights.state_dict, record, fingerprints=weights.fingerprints)
+    save_weights(path, weights.state_dict, record, fingerprints=weights.fingerprints)
 
 
 def _rejected(photos: Photos, role: str) -> int:
@@ -266,12 +266,12 @@ def _rejected(photos: Photos, role: str) -> int:
 
 
 def _trained_on(
-    loaded: Loaded, photos: Photos, which: npt.NDArray[np.int64]
+    network: Network, photos: Photos, which: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.bool_] | None:
-    if loaded.memory is None:
+    if network.memory is None:
         return None
     facts = [fact for fact in (photos.facts[i] for i in which) if fact is not None]
-    return trained_on(loaded.memory, [f.content_sha256 for f in facts], [f.look for f in facts])
+    return trained_on(network.memory, [f.content_sha256 for f in facts], [f.look for f in facts])
 
 
 def default_role(photos: Photos) -> str:
@@ -279,25 +279,11 @@ def default_role(photos: Photos) -> str:
     return next((role for role in ("test", "val") if len(photos.indices(role))), "all")
 
 
-def find_weights(given: Path | None) -> Path:
-    """The weights file that was given, or the best of the run that was saved last.
-
-    Raises:
-        WeightsError: None was given and ``runs/`` holds none.
-    """
-    if given is not None:
-        return given
-    run = latest_run(Path(RUNS), BEST)
-    if run is None:
-        raise WeightsError("no weights: runs/ holds no trained network; train one or give -m FILE")
-    return run / BEST
-
-
-def photos_config(weights: Weights, given: Mapping[str, Any]) -> DataConfig:
+def photos_config(network: Network, given: Mapping[str, Any]) -> DataConfig:
     """Which photographs to measure a weights file on.
 
     Args:
-        weights: The file; its run's folder says which photographs it knows.
+        network: The folder of its file says which photographs it knows.
         given: What the user gave of ``DataConfig``'s fields; without ``root`` they are the run's.
 
     Returns:
@@ -306,14 +292,14 @@ def photos_config(weights: Weights, given: Mapping[str, Any]) -> DataConfig:
     Raises:
         DataError: No photographs were given and the file lies in no run folder.
     """
-    run = weights.path.parent
+    run = network.path.parent
     stored = read_settings(run) if (run / CONFIG).exists() else {}
     if "root" not in given and not stored:
         raise DataError(
-            f"which photographs? {printable(str(weights.path))} lies in no run folder; "
+            f"which photographs? {printable(str(network.path))} lies in no run folder; "
             "name a folder of them"
         )
-    seen = {"image_size": weights.image_size, "resize": weights.resize}
+    seen = {"image_size": network.spec.image_size, "resize": network.spec.resize}
     if stored and _is_same(given.get("root", stored["root"]), stored["root"]):
         settings = stored | {"split": run / SPLIT} | dict(given)
         return DataConfig.from_json(settings | seen)

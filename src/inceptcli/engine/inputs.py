@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from inceptcli.data.folder import list_images
-from inceptcli.engine.infer import Input
+from inceptcli.engine.predict import Input
 from inceptcli.errors import InceptcliError
 
 

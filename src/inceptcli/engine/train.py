@@ -19,8 +19,9 @@ from inceptcli.data.loader import Batch, Loader, batches, epoch_order, normalise
 from inceptcli.engine.checkpoint import save_epoch, save_if_due
 from inceptcli.engine.finetune import training_mode
 from inceptcli.engine.guard import Guard
-from inceptcli.engine.infer import Watch, infer_role
+from inceptcli.engine.infer import infer_role
 from inceptcli.engine.optim import learning_rate, set_rate, train_size
+from inceptcli.engine.predict import Watch
 from inceptcli.engine.training import Training
 from inceptcli.errors import DataError
 from inceptcli.events import BatchDone, EpochDone, Warned

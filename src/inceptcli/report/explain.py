@@ -21,7 +21,8 @@ from torch.nn import functional
 from inceptcli.data.layout import folder_name
 from inceptcli.data.loader import normalise
 from inceptcli.data.reader import read
-from inceptcli.engine.infer import Loaded, Prediction
+from inceptcli.engine.infer import Loaded
+from inceptcli.engine.predict import Prediction
 from inceptcli.errors import DataError, OutputError
 from inceptcli.files import cannot_write, printable, write_bytes
 
