@@ -33,6 +33,7 @@ from inceptcli.console import say
 from inceptcli.data.machine import default_workers
 from inceptcli.engine import infer
 from inceptcli.engine.device import choose_device
+from inceptcli.engine.predict import Input, Question, predict
 from inceptcli.model.fold import fold_batch_norm
 from inceptcli.model.inception import InceptionV1
 from inceptcli.model.weights import Record, save_weights
@@ -92,12 +93,12 @@ def _files(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
     every = plain.photographs(small, size)
     loaded = load_random(place, size)
     device = choose_device("auto", "auto")
-    question = infer.Question(workers=default_workers())
-    names = [infer.Input(path) for path, _ in every.samples]
+    question = Question(workers=default_workers())
+    names = [Input(path) for path, _ in every.samples]
 
     def rows() -> float:
         started = seconds_now()
-        count = sum(row.error is None for row in infer.predict(names, loaded, device, question))
+        count = sum(row.error is None for row in predict(names, loaded, loaded.answer(device), question))
         assert count == len(names)
         return count / (seconds_now() - started)
 
