@@ -98,7 +98,8 @@ def _files(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
 
     def rows() -> float:
         started = seconds_now()
-        count = sum(row.error is None for row in predict(names, loaded, loaded.answer(device), question))
+        answers = predict(names, loaded, loaded.answer(device), question)
+        count = sum(row.error is None for row in answers)
         assert count == len(names)
         return count / (seconds_now() - started)
 
