@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from inceptcli.engine.conclude import TrainResult
     from inceptcli.engine.device import Device
     from inceptcli.engine.infer import Loaded
-    from inceptcli.engine.predict import Network, Prediction
+    from inceptcli.engine.predict import Input, Network, Prediction, Question
     from inceptcli.report.content import Subject
 
 app = typer.Typer(
@@ -268,10 +268,12 @@ def _network(
     return load_network(path, classes=classes, raw=raw), on
 
 
-def _check_saving(path: Path, min_precision: float | None) -> None:
+def _check_saving(path: Path, min_precision: float | None, *, save: bool) -> None:
     """Refuse --save where there is no threshold to store, or no place for it."""
     from inceptcli.engine.onnx import is_exported
 
+    if not save:
+        return
     if min_precision is None:
         raise UsageError("--save stores what --min-precision finds; give that as well")
     if is_exported(path):
@@ -694,6 +696,14 @@ def train(
         int | None,
         _option(
             "-b", "--batch-size", panel=TRAINING, help="Images a step; without it by their number."
+        ),
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        _option(
+            "--accumulate",
+            panel=TRAINING,
+            help="Parts that a batch is computed in, one after the other: less memory.",
         ),
     ] = None,
     lr: Annotated[
@@ -1165,8 +1175,7 @@ def evaluate(
     members, on = _members(model, device, precision, classes=chosen, raw=raw)
     page = report is not None or open_page
     _check_averaged(len(members), tta, save=save, named=root is not None, report=page)
-    if save:
-        _check_saving(members[0].path, min_precision)
+    _check_saving(members[0].path, min_precision, save=save)
     drawn = _weights_of(members[0], "--report") if page else None
     loaded = _averaged(members, tta)
     config = engine.photos_config(loaded, given)
@@ -1208,6 +1217,8 @@ def evaluate(
             extras["abstention"] = result.abstention(threshold)
             if save:
                 engine.save_threshold(members[0].path, threshold)
+    if on is not None and not on.is_first:
+        return
     if output is not None:
         from inceptcli.report.pictures import write_evaluation
 
@@ -1303,7 +1314,6 @@ def predict(
     chosen = _classes(class_names, classes_from)
     from inceptcli.engine.inputs import expand
     from inceptcli.engine.predict import Question
-    from inceptcli.engine.predict import predict as answers
 
     members, on = _members(model, device, precision, classes=chosen, raw=raw)
     if explain is not None and len(members) > 1:
@@ -1321,8 +1331,9 @@ def predict(
         workers=(0 if alone else default_workers()) if config.workers is None else config.workers,
         max_megapixels=config.max_megapixels,
     )
-    inputs = expand(paths, recursive=recursive, null=null)
-    rows = answers(inputs, loaded, loaded.answer(on), question)
+    if on is not None and on.world > 1 and "-" in paths:
+        raise UsageError("- cannot be shared by several processes; name folders or patterns")
+    rows = _rows(expand(paths, recursive=recursive, null=null), loaded, on, question)
     form = "jsonl" if jsonl else "json" if as_json else "rows"
     tally = show.Tally()
     shown = tally.count(show.predictions(rows, form=form))
@@ -1337,6 +1348,24 @@ def predict(
     for _ in shown:  # what is left when no CSV drew them
         pass
     tally.check()
+
+
+def _rows(
+    inputs: Iterator[Input], network: Network, on: Device | None, question: Question
+) -> Iterator[Prediction]:
+    """The predictions; of torchrun's processes only the first goes on with them."""
+    from inceptcli.engine.predict import predict as answers
+
+    if on is None or on.world == 1:
+        return answers(inputs, network, network.answer(on), question)
+    from inceptcli.engine.share import predict_shared
+
+    rows = predict_shared(inputs, network, network.answer(on), question, on)
+    if not on.is_first:
+        for _ in rows:
+            pass
+        raise typer.Exit
+    return rows
 
 
 def _sorted(folder: Path, rows: Iterator[Prediction], link: str) -> Iterator[Prediction]:

@@ -117,6 +117,7 @@ class TrainConfig(DataConfig):
     # The recipe: each part with its reason; docs/recipe.md has what leaving it out costs. None
     # stands for a value that ``engine.adapt`` chooses by the photographs, and shows.
     batch_size: int | None = None  # images a step, over all processes: few for few pictures
+    accumulate: int = 1  # parts that a batch is computed in, one after the other: less memory
     optimizer: Optimizer = "adamw"  # needs less tuning than SGD on few steps
     lr: float | None = None  # the largest of the schedule: grows with the root of the batch
     weight_decay: float = 0.05  # on kernels and matrices only; decoupled, so small sets need it
@@ -265,6 +266,7 @@ def known(value: T | None) -> T:
 _RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, 100_000),
     "batch_size": (2, 1_000_000),
+    "accumulate": (1, 10_000),
     "lr": (0.0, math.inf),
     "weight_decay": (0.0, 1e6),
     "warmup_epochs": (0.0, 100_000),

@@ -5,6 +5,7 @@ What is not used is a no-op object, so that the loops have no branches for it.
 
 from __future__ import annotations
 
+import atexit
 import os
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -91,6 +92,12 @@ class Device:
             return nn.parallel.DistributedDataParallel(model, device_ids=[self.torch_device.index])
         return nn.parallel.DistributedDataParallel(model)
 
+    def alone(self, model: nn.Module, *, until_last: bool) -> AbstractContextManager[None]:
+        """The context of a part of a batch: gradients are exchanged after its last part."""
+        if isinstance(model, nn.parallel.DistributedDataParallel) and until_last:
+            return model.no_sync()
+        return nullcontext()
+
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, in each of them; ``values`` itself when there is one."""
         if self.world > 1:
@@ -145,6 +152,7 @@ def choose_device(name: str, precision: str) -> Device:
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30)
         )
+        atexit.register(leave)
     on = Device(device, chosen, reason, rank, world)
     chosen, reason = on.share(f"{chosen}\n{reason}").split("\n")  # each has measured for itself
     return replace(on, precision=chosen, reason=reason)

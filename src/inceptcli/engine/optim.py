@@ -67,7 +67,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=lr)
+    return kind(groups, lr=lr, fused=parameters[0].is_cuda or None)  # one kernel for all
 
 
 def learning_rate(config: TrainConfig, *, step: int, steps_per_epoch: int) -> float:

@@ -119,9 +119,26 @@ def train_one_epoch(training: Training) -> tuple[float, float]:
 def train_step(training: Training, batch: Batch, *, total: int) -> tuple[Tensor, Tensor]:
     """One step of the optimizer on this process's share of a batch of ``total`` images.
 
+    With ``--accumulate`` the gradients of its parts are summed; batch norm sees part by part.
+
     Returns:
         The losses (n,) of the share's images, and how many of them were classified rightly.
     """
+    t = training
+    t.optimizer.zero_grad(set_to_none=True)
+    parts = parts_of(batch, t.config.accumulate)
+    answers = []
+    for number, part in enumerate(parts, start=1):
+        with t.device.alone(t.parallel, until_last=number < len(parts)):
+            answers.append(add_gradients(t, part, total=total))
+    t.scaler.step(t.optimizer)
+    t.scaler.update()
+    losses, correct = zip(*answers, strict=True)
+    return torch.cat(losses), torch.stack(correct).sum()
+
+
+def add_gradients(training: Training, batch: Batch, *, total: int) -> tuple[Tensor, Tensor]:
+    """Add the gradients of some images of a batch of ``total``; their losses and hits."""
     t, device = training, training.device
     images = network_input(t, batch)  # (n, 3, S, S) float32
     labels = torch.from_numpy(t.photos.labels[batch.indices]).to(device.torch_device)  # (n,)
@@ -132,12 +149,19 @@ def train_step(training: Training, batch: Batch, *, total: int) -> tuple[Tensor,
         objective = objective + AUXILIARY_WEIGHT * t.objective_of(each.float(), labels).sum()
     # Gradients are averaged over processes; this makes that the mean over all images.
     loss = objective * (device.world / total)
-    t.optimizer.zero_grad(set_to_none=True)
     t.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    t.scaler.step(t.optimizer)
-    t.scaler.update()
     logits = logits.detach().float()
     return t.losses_of(logits, labels), (logits.argmax(dim=1) == labels).sum()
+
+
+def parts_of(batch: Batch, count: int) -> list[Batch]:
+    """A batch in ``count`` parts of equal size or one less, each of at least two images."""
+    count = max(1, min(count, len(batch.indices) // 2))
+    if count == 1:
+        return [batch]
+    indices = np.array_split(batch.indices, count)
+    images = torch.split(batch.images, [len(each) for each in indices])
+    return [Batch(batch.step, *pair) for pair in zip(indices, images, strict=True)]
 
 
 def network_input(training: Training, batch: Batch) -> Tensor:
