@@ -250,8 +250,8 @@ def _load(t: Training, saved: Saved) -> None:
     t.average.load_state_dict(saved.average)
     if saved.settings.get("optimizer") == t.config.optimizer:  # another one begins anew
         groups = t.optimizer.param_groups
-        own = [{key: group[key] for key in group if key != "params"} for group in groups]
-        t.optimizer.load_state_dict(saved.optimizer)  # with the options of then
+        own = [{key: group[key] for key in group.keys() - {"params", "lr"}} for group in groups]
+        t.optimizer.load_state_dict(saved.optimizer)  # with the options of then, and its step's lr
         for group, options in zip(t.optimizer.param_groups, own, strict=True):
             group.update(options)
     t.scaler.load_state_dict(saved.scaler)
