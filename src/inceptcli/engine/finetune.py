@@ -2,7 +2,8 @@
 
 The layers taken over learn more slowly the nearer they are to the image (Howard and Ruder,
 "Universal Language Model Fine-tuning", 2018, section 3.2), and not at all in the first epochs,
-in which only new layers learn and the batch norms taken over keep their statistics.
+in which only new layers learn. Batch norms taken over keep their statistics to the end: those of
+a few small batches are worse (docs/how-to/fine-tune.md has what that gives).
 """
 
 from __future__ import annotations
@@ -194,7 +195,8 @@ def training_mode(training: Training) -> None:
     """Put the network into training mode; what is frozen in this epoch is a function of it alone.
 
     Where the epoch is one of the first ``freeze_epochs``, what was taken over but for the last
-    layer has no gradients and its batch norms use and keep the statistics that they came with.
+    layer has no gradients. Batch norms that were taken over always use and keep the statistics
+    that they came with.
     """
     t = training
     last = last_layer(t.model)
@@ -208,7 +210,7 @@ def training_mode(training: Training) -> None:
         t.parallel = t.device.distribute(t.model)  # which looks once at what has gradients
     t.parallel.train()
     for name, module in t.model.named_modules():
-        if isinstance(module, _BatchNorm) and f"{name}.running_mean" in frozen:
+        if isinstance(module, _BatchNorm) and f"{name}.running_mean" in t.taken:
             module.eval()
 
 
