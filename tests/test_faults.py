@@ -26,6 +26,7 @@ from inceptcli import console
 from inceptcli.cli import main
 from inceptcli.config import TrainConfig
 from inceptcli.engine import device as devices
+from inceptcli.engine import infer
 from inceptcli.engine import run as engine
 from inceptcli.engine import train as loop
 from inceptcli.engine.guard import MAX_SKIPPED, Guard
@@ -160,7 +161,7 @@ def test_the_end_of_memory_in_any_command_is_exit_7(
     weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """R4."""
-    monkeypatch.setattr(torch.Tensor, "topk", lambda *_: no_cuda_memory())
+    monkeypatch.setattr(infer.Classifier, "logits", lambda *_: no_cuda_memory())
     assert call("predict", weights.parents[1] / "pairs", "-r", "-m", weights, "-j", 0) == 7
     assert "error: not enough memory" in capsys.readouterr().err
 

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy.typing as npt
 
 from inceptcli.config import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, Resize, one_of
 from inceptcli.data.fingerprints import Memory
+from inceptcli.data.machine import default_workers
 from inceptcli.data.reader import PixelSpec
 from inceptcli.engine.predict import BATCH_SIZE, Answer, Logits, Network, Watch, nobody
 from inceptcli.errors import ResourceError, UsageError, WeightsError
@@ -310,11 +312,20 @@ def _session(data: bytes) -> onnxruntime.InferenceSession:
     except ImportError as error:
         raise ResourceError(f"an exported network needs ONNX Runtime: {INSTALL}") from error
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = _threads()
     options.log_severity_level = 4  # what is wrong is raised
+    # Not ONNX Runtime's other format, which is not what _check_seal has looked through.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ValueError(f"ONNX Runtime refuses it: {_line(error)}") from error
+
+
+def _threads() -> int:
+    """As torch has them: OMP_NUM_THREADS, or the processors that this process may use."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() and given != "0" else default_workers()
 
 
 def _line(error: Exception) -> str:
