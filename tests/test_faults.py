@@ -27,6 +27,7 @@ from inceptcli.cli import main
 from inceptcli.config import TrainConfig
 from inceptcli.engine import device as devices
 from inceptcli.engine import infer
+from inceptcli.engine import predict as prediction
 from inceptcli.engine import run as engine
 from inceptcli.engine import train as loop
 from inceptcli.engine.guard import MAX_SKIPPED, Guard
@@ -352,13 +353,13 @@ def test_a_signal_gives_predict_up_cleanly(
 ) -> None:
     """S3: 143, one line, the CSV file of before stays, no temporary one."""
     Path("rows.csv").write_text("mine")
-    topk = torch.Tensor.topk
+    softmax = prediction.softmax
 
     def stopped(*words: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
-        return topk(*words)
+        return softmax(*words)
 
-    monkeypatch.setattr(torch.Tensor, "topk", stopped)
+    monkeypatch.setattr(prediction, "softmax", stopped)
     before = signal.getsignal(signal.SIGTERM)
     photos = weights.parents[1] / "pairs" / "cat"
     assert call("predict", photos, "-m", weights, "-j", 1, "--csv", "rows.csv") == 143
