@@ -135,12 +135,13 @@ def _print(trainings: list[dict[str, Any]]) -> None:
             (
                 images,
                 f"{way}, {figures[0]['epochs']} epochs",
+                len(seeds),
                 f"{mean(accuracy):.3f} ± {stdev(accuracy) if len(seeds) > 1 else 0:.3f}",
                 "-" if way == RANDOM else points(gains),
                 f"{mean(one['seconds'] for one in figures):.0f}",
             )
         )
-    heads = ("images a class", "how", "accuracy ± deviation", "gain in points", "seconds")
+    heads = ("images a class", "how", "seeds", "accuracy ± deviation", "gain in points", "seconds")
     print_table(heads, sorted(rows, key=lambda row: row[0]), markdown=True)
 
 
