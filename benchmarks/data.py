@@ -19,7 +19,8 @@ from benchmarks.measure import (
     Line,
     lines_of,
     options_of,
-    report,
+    print_lines,
+    save,
     seconds_now,
     take_turns,
     write_photographs,
@@ -55,7 +56,8 @@ def main() -> None:
         for work in options.only:
             say(work)
             lines += globals()[f"_{work}"](place, folders, options)
-    report("data", lines, options.json)
+            save("data", lines, options.json)  # the next one may take long
+    print_lines(lines)
 
 
 def _decode(place: Path, folders: dict[str, Path], options: argparse.Namespace) -> list[Line]:

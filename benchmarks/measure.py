@@ -89,13 +89,18 @@ def lines_of(
     return found
 
 
-def report(name: str, lines: Sequence[Line], path: Path, **more: Any) -> None:
-    """Print the lines as a table and write them, with the machine, as JSON."""
+def save(name: str, lines: Sequence[Line], path: Path, **more: Any) -> None:
+    """Write the lines, with the machine, as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(
         path,
         {"benchmark": name, "machine": machine(), "lines": [asdict(line) for line in lines]} | more,
     )
+
+
+def report(name: str, lines: Sequence[Line], path: Path, **more: Any) -> None:
+    """Print the lines as a table and write them."""
+    save(name, lines, path, **more)
     print_lines(lines)
     for key, value in more.items():
         say(f"{key}: {value}")

@@ -20,7 +20,8 @@ from benchmarks.measure import (
     Line,
     lines_of,
     options_of,
-    report,
+    print_lines,
+    save,
     seconds_now,
     take_turns,
     write_photographs,
@@ -52,7 +53,8 @@ def main() -> None:
         for work in options.only:
             say(work)
             lines += globals()[f"_{work}"](place, small, options)
-    report("predict", lines, options.json)
+            save("predict", lines, options.json)  # the next one may take long
+    print_lines(lines)
 
 
 def _network(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.measure import (
@@ -26,7 +27,7 @@ def main() -> None:
     options = options_of("startup", __doc__, ("commands",)).parse_args()
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        small = write_photographs(place / "small", options.photos, count=8, side=256)
+        small = write_photographs(place / "small", options.photos, count=40, side=256)
         load_random(place, options.img_size)
         one = str(next(small.rglob("*.jpg")))
         run = [sys.executable, "-m", "inceptcli"]
@@ -34,11 +35,16 @@ def main() -> None:
         cases: dict[str, Case] = {
             TORCH: _start([sys.executable, "-c", "import torch"]),
             "--help": _start([*run, "--help"]),
-            "split of 8 files": _start(split),
+            "split of 40 files": _start(split),
             "predict of one file": _start(
                 [*run, "predict", one, "-m", str(place / "model.pth"), "--device", "cpu"]
             ),
         }
+        if find_spec("onnxruntime"):
+            exported = str(place / "model.onnx")
+            weights = ["-m", str(place / "model.pth"), "--check", str(small)]
+            _start([*run, "export", *weights, "-o", exported])()
+            cases["predict of one file, exported"] = _start([*run, "predict", one, "-m", exported])
         rates = take_turns(cases, rounds=options.rounds)
     found = lines_of(rates, "starts/s", against=TORCH)
     seconds = {case: sorted(1 / rate for rate in each) for case, each in rates.items()}

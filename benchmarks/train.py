@@ -29,7 +29,8 @@ from benchmarks.measure import (
     lines_of,
     matrix_rate,
     options_of,
-    report,
+    print_lines,
+    save,
     seconds_now,
     take_turns,
     write_photographs,
@@ -66,7 +67,8 @@ def main() -> None:
         for work in options.only:
             say(work)
             lines += globals()[f"_{work}"](place, small, options)
-    report("train", lines, options.json)
+            save("train", lines, options.json)  # the next one may take long
+    print_lines(lines)
 
 
 @contextmanager

@@ -7,20 +7,29 @@ const [drop, file, photo, answer, status] = ["drop", "file", "photo", "answer", 
 );
 ort.env.wasm.numThreads = 1; // more need a server that isolates the page
 
-const model = await load(ort, new Uint8Array(await (await fetch("model.onnx")).arrayBuffer()));
+const model = await fetched("model.onnx").catch((error) => {
+  status.textContent = `The network cannot be loaded: ${error.message}`;
+  throw error;
+});
 status.textContent = `Ready: ${model.classes.length} classes`;
 
 file.onchange = () => show(file.files[0]);
-drop.ondragover = (event) => {
+document.ondragover = (event) => {
   event.preventDefault();
   drop.classList.add("over");
 };
-drop.ondragleave = () => drop.classList.remove("over");
-drop.ondrop = (event) => {
+document.ondragleave = () => drop.classList.remove("over");
+document.ondrop = (event) => {
   event.preventDefault();
   drop.classList.remove("over");
   show(event.dataTransfer.files[0]);
 };
+
+async function fetched(name) {
+  const response = await fetch(name);
+  if (!response.ok) throw new Error(`${name}: ${response.status} ${response.statusText}`);
+  return load(ort, new Uint8Array(await response.arrayBuffer()));
+}
 
 async function show(chosen) {
   if (!chosen) return;
@@ -29,6 +38,8 @@ async function show(chosen) {
     URL.revokeObjectURL(photo.src);
     photo.src = URL.createObjectURL(chosen);
     photo.hidden = false;
+    status.textContent = "Looking …";
+    await new Promise(requestAnimationFrame); // let that be seen
     const start = performance.now();
     const pairs = await classify(model, rgb, width, height);
     answer.replaceChildren(...pairs.slice(0, 5).map(row));
@@ -36,6 +47,7 @@ async function show(chosen) {
     const sure = pairs[0][1] >= model.threshold ? "" : ", uncertain";
     status.textContent = `${width} x ${height} pixels, ${time} ms${sure}`;
   } catch (error) {
+    photo.hidden = true;
     answer.replaceChildren();
     status.textContent = `This file cannot be classified: ${error.message}`;
   }
