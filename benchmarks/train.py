@@ -259,18 +259,24 @@ def _memory(place: Path, small: Path, options: argparse.Namespace) -> list[Line]
     return lines_of(rates, "1/GiB", at_least=dict.fromkeys(cases, 1.0))
 
 
+# A process begins with the highest memory of the one that starts it, so a small one does.
+_MEASURED = """
+import resource, subprocess, sys
+done = subprocess.run([sys.executable, "-m", *sys.argv[1:]], capture_output=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(done.returncode)
+"""
+
+
 def _peak(module: list[str], place: Path) -> float:
-    """Highest resident memory of ``python -m module``, GiB, its waited-for children included."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", *module],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+    """Highest resident memory of ``python -m module``, GiB."""
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURED, *module],
+        check=True,
+        capture_output=True,
         env=os.environ | {"INCEPTCLI_CACHE": str(place / "cache")},
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{module} ended with {status}")
-    return usage.ru_maxrss / 2**20
+    return int(done.stdout) / 2**20
 
 
 def _processes(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
