@@ -39,7 +39,7 @@ from inceptcli.data.loader import Loader
 from inceptcli.data.machine import default_workers
 from inceptcli.data.reader import PixelSpec, read
 from inceptcli.engine.run import run
-from inceptcli.engine.train import batches_of, crop_of, train_step
+from inceptcli.engine.train import batches_of, crop_of, train_one_epoch, train_step
 from inceptcli.engine.training import Training
 
 WORKS = ("step", "decode", "cache", "run")
@@ -158,9 +158,11 @@ def _cache(
         ) as training:
             epoch_of(training)
             name = "in memory" if cache == "ram" else "on disk"
-            epoch = training.progress
-            rates[f"epoch with pixels {name}, images/s"] = epoch_of(training)
-            waits[f"seconds waited for pixels {name}"] = epoch.wait_seconds
+            started = seconds_now(options.device)
+            train_one_epoch(training)
+            seconds = seconds_now(options.device) - started
+            rates[f"epoch with pixels {name}, images/s"] = training.progress.images / seconds
+            waits[f"seconds waited for pixels {name}"] = training.progress.wait_seconds
     return [], rates | waits
 
 
