@@ -177,6 +177,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 KILLED = """
 import os, sys
+from dataclasses import replace
 from pathlib import Path
 from inceptcli.config import TrainConfig
 from inceptcli.engine.run import run
@@ -191,8 +192,12 @@ while sys.stdin.readline():  # each line asks for a process that has nothing to 
     child = os.fork()
     if child == 0:
         os.write(1, f"{os.getpid()}\\n".encode())
-        run(config, resuming=(output / "last.prev.pth").exists(), emit=emit)
-        os.write(1, b"finished\\n")
+        resuming = any((output / name).exists() for name in ("last.pth", "last.prev.pth"))
+        try:
+            run(replace(config, overwrite=not resuming), resuming=resuming, emit=emit)
+            os.write(1, b"finished\\n")
+        except BaseException as error:
+            os.write(1, f"failed: {error!r}\\n".encode())
         os._exit(0)
     sys.stdin.readline()  # it has been killed
     os.waitpid(child, 0)
@@ -209,6 +214,7 @@ def kill_one(parent: subprocess.Popen[str], dice: random.Random) -> tuple[int, i
     lines = []
     for _ in range(dice.randrange(1, 6)):
         lines.append(parent.stdout.readline())
+        assert not lines[-1].startswith("failed"), lines[-1]
         if lines[-1] == "finished\n":
             break
     time.sleep(dice.random() * 0.15)
@@ -217,7 +223,7 @@ def kill_one(parent: subprocess.Popen[str], dice: random.Random) -> tuple[int, i
     while lines[-1] != "gone\n":
         lines.append(parent.stdout.readline())
         assert lines[-1], "the parent has died"
-    places = [line.split() for line in lines if " " in line]
+    places = [line.split() for line in lines if re.fullmatch(r"\d+ \d+\n", line)]
     return (int(places[-1][0]), int(places[-1][1])) if places else (0, 0)
 
 
