@@ -1,5 +1,6 @@
 # make demo   install, then train, evaluate and predict on real handwritten digits
 # make test   install with the test extras, then run the whole suite
+# make bench  measure speeds; PHOTOS=folder takes your photographs
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,6 +28,11 @@ lint: $(VENV)/installed-dev
 
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
+
+# Speeds against the plain loop, and the tables of docs/benchmarks.md; on an otherwise idle machine.
+bench: $(VENV)/installed-test
+	for name in startup data predict train; do $(BIN)/python -m benchmarks.$$name $(PHOTOS) || exit 1; done
+	$(BIN)/python -m benchmarks.page
 
 docs: $(VENV)/installed-test
 	$(BIN)/python docs/make_reference.py

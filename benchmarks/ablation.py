@@ -8,13 +8,11 @@ there are kept, so that more seeds can follow later.
 from __future__ import annotations
 
 import argparse
-import math
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
-from benchmarks.trainings import Kept, options_of, train_divided
-from scipy import stats
+from benchmarks.trainings import Kept, options_of, points, train_divided
 
 from inceptcli.console import print_table, say
 
@@ -95,21 +93,12 @@ def _print(trainings: list[dict[str, Any]]) -> None:
                 len(seeds),
                 mean(one["accuracy"] for one in figures),
                 mean(one["loss"] for one in figures),
-                "-" if name == WHOLE else _interval(change),
+                "-" if name == WHOLE else points(change),
                 f"{slower:.2f}",
             )
         )
     heads = ("left out", "seeds", "accuracy", "loss", "change in points", "time")
     print_table(heads, rows, markdown=True)
-
-
-def _interval(change: list[float]) -> str:
-    """Mean of paired differences in percentage points with its 95 % interval (Student's t)."""
-    points = [100 * one for one in change]
-    if len(points) < 2:
-        return f"{points[0]:+.1f}"
-    half = float(stats.t.ppf(0.975, len(points) - 1)) * stdev(points) / math.sqrt(len(points))
-    return f"{mean(points):+.1f} ({mean(points) - half:+.1f} to {mean(points) + half:+.1f})"
 
 
 if __name__ == "__main__":

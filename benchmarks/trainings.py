@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import torch
+from scipy import stats
 
 from inceptcli import __version__
 from inceptcli.config import DataConfig, resolve
@@ -18,7 +22,8 @@ from inceptcli.engine.conclude import TrainResult
 from inceptcli.engine.run import run
 from inceptcli.files import write_json
 
-FREE = ("json", "plot", "seeds", "variants")  # what may differ between trainings of one file
+# What may differ between trainings of one file.
+FREE = ("json", "plot", "seeds", "variants", "images", "ways")
 
 
 def options_of(name: str, about: str | None, *, epochs: int, size: int) -> argparse.ArgumentParser:
@@ -64,6 +69,15 @@ class Kept:
         """Keep one more, on the disk at once."""
         self.trainings.append(training)
         write_json(self._path, {"setting": self._setting, "trainings": self.trainings})
+
+
+def points(change: Sequence[float]) -> str:
+    """Mean of paired differences in percentage points with its 95 % interval (Student's t)."""
+    parts = [100 * one for one in change]
+    if len(parts) < 2:
+        return f"{parts[0]:+.1f}"
+    half = float(stats.t.ppf(0.975, len(parts) - 1)) * stdev(parts) / math.sqrt(len(parts))
+    return f"{mean(parts):+.1f} ({mean(parts) - half:+.1f} to {mean(parts) + half:+.1f})"
 
 
 def train_divided(data: dict[str, Any], recipe: str, typed: dict[str, Any]) -> TrainResult:

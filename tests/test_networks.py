@@ -322,6 +322,28 @@ def test_every_command_knows_the_network(place: Path, capsys: pytest.CaptureFixt
     assert sum(p for _, p in row["top"]) == pytest.approx(1)
 
 
+def test_every_picture_of_where_the_network_looks(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Grad-CAM in ``predict --explain`` and in the page of ``evaluate``, at 32 pixels."""
+    best, picture = place / "run" / "best_model.pth", place / "pairs" / "cat" / "00.png"
+    assert call("predict", picture, "-m", best, "--explain", tmp_path / "why", "-k", 2) == 0
+    assert len([*(tmp_path / "why").rglob("*.png")]) == 4  # overlay and map, two classes
+    page = tmp_path / "page.html"
+    words = ("-m", best, "--role", "all", "-j", "0", "--tta", "flips", "--report", page)
+    assert call("evaluate", place / "pairs", *words) == 0
+    assert "data:image/" in page.read_text()
+    capsys.readouterr()
+
+
+def test_each_can_begin_with_its_own_weights(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--weights", place / "run" / "best_model.pth", "-b", "8", "-j", "0", "--group", "none")
+    assert call("train", place / "pairs", *words, "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["epochs"] == 10
+
+
 def test_a_plain_state_dict_is_known_by_its_keys(place: Path, tmp_path: Path) -> None:
     """As a script saves it, with the auxiliary classifiers of the training or of torchvision."""
     arch = place.name.rstrip("0123456789")

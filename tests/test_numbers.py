@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from inceptcli.engine.device import Device, choose_device
 from inceptcli.engine.optim import balanced_class_weights, learning_rate, loss_per_image
 from inceptcli.engine.run import set_up
 from inceptcli.engine.signals import StopRequest
-from inceptcli.engine.train import set_learning_rate, train_step
+from inceptcli.engine.train import parts_of, set_learning_rate, train_step
 from inceptcli.events import silent
 from inceptcli.model.fold import fold_batch_norm
 from inceptcli.model.inception import InceptionV1
@@ -72,6 +73,28 @@ def test_a_tutorial_step_equals_a_plain_one(photos: Path, tmp_path: Path) -> Non
         difference = (ours.double() - theirs.double()).abs()
         assert float((difference > 1e-6).double().mean()) < 0.01, name
         assert float(difference.max()) <= 2.1e-4, name
+
+
+@pytest.mark.parametrize("parts", [2, 3, 32])
+def test_a_batch_in_parts_is_the_whole_batch(parts: int, photos: Path, tmp_path: Path) -> None:
+    """--accumulate: with batch statistics and dropout frozen the step is the same to 1e-6."""
+    found = prepare(settings(photos))
+    chosen = found.indices("train")[:11]
+    pixels, _ = found.store.take(chosen)
+    after = []
+    for count in (1, parts):
+        config = settings(photos, optimizer="sgd", lr=0.01, accumulate=count)
+        training = set_up(config, found, CPU, tmp_path, StopRequest(), silent)
+        training.model.eval()
+        losses, correct = train_step(training, Batch(0, chosen, torch.from_numpy(pixels)), total=11)
+        after.append((training.model.state_dict(), losses, correct))
+    for name, whole in after[0][0].items():
+        torch.testing.assert_close(after[1][0][name], whole, rtol=0, atol=1e-6, msg=name)
+    torch.testing.assert_close(after[1][1], after[0][1], rtol=0, atol=1e-6)
+    assert int(after[0][2]) == int(after[1][2])
+    assert {
+        len(part.indices) for part in parts_of(Batch(0, chosen, torch.from_numpy(pixels)), 32)
+    } <= {2, 3}
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
@@ -155,27 +178,28 @@ from inceptcli.events import EpochDone
 
 # The equality is promised for batch statistics and dropout frozen.
 made = run.set_up
-def frozen(*arguments):
-    training = made(*arguments)
+def frozen(*arguments, **more):
+    training = made(*arguments, **more)
     training.parallel.eval()
     training.parallel.train = lambda mode=True: training.parallel
     return training
 run.set_up = frozen
 config = TrainConfig(root=Path(sys.argv[1]), output=Path(sys.argv[2]), epochs=2, image_size=64,
-    batch_size=12, workers=0, group="none", flips="h", precision="fp32", lr=1e-4)
+    batch_size=12, workers=0, group="none", flips="h", precision="fp32", lr=1e-4,
+    accumulate=int(sys.argv[3]))
 run.run(config)
 """
 
 
 def test_two_processes_give_the_losses_of_one(photos: Path, tmp_path: Path) -> None:
-    """torchrun with two processes equals one to 1e-4 at the same total batch."""
+    """torchrun's two, each in two parts, equal one process to 1e-4 at the same total batch."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    one = [sys.executable, str(script), str(photos), str(tmp_path / "one")]
+    one = [sys.executable, str(script), str(photos), str(tmp_path / "one"), "1"]
     subprocess.run(one, check=True, env=environment, timeout=200)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    launch += ["--master-port", "29533", str(script), str(photos), str(tmp_path / "two")]
+    launch += ["--master-port", "29533", str(script), str(photos), str(tmp_path / "two"), "2"]
     subprocess.run(launch, check=True, env=environment, timeout=200, capture_output=True)
     lines = [(tmp_path / name / "history.csv").read_text().splitlines() for name in ("one", "two")]
     for first, second in zip(lines[0][1:], lines[1][1:], strict=True):
@@ -201,3 +225,50 @@ def test_under_torchrun_one_process_speaks(photos: Path, tmp_path: Path) -> None
     assert lines[-1] == str(tmp_path / "run")
     assert len([line for line in lines if "1/1" in line]) == 1
     assert (tmp_path / "run" / "curves.png").exists()
+
+
+PREDICTING = """
+import sys
+from inceptcli import cli
+from inceptcli.engine import share
+share.BLOCK = 3
+cli.main(sys.argv[1:])
+"""
+
+
+def test_under_torchrun_predictions_come_in_order(photos: Path, tmp_path: Path) -> None:
+    """The rows of two processes are those of one, a file that is none among them."""
+    script, model = tmp_path / "predicting.py", tmp_path / "model.pth"
+    script.write_text(PREDICTING)
+    torch.manual_seed(0)
+    torch.save(InceptionV1(3, image_size=32).state_dict(), model)
+    many = tmp_path / "many"
+    many.mkdir()
+    for number, path in enumerate(sorted(photos.rglob("*.png"))[:10]):
+        (many / f"{number}.png").write_bytes(path.read_bytes())
+    (many / "4.png").write_bytes(b"nothing")
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    words = ["predict", str(many), str(tmp_path / "gone.png"), "--jsonl", "-m", str(model)]
+    words += ["-k", "3", "-j", "1"]
+    one = [sys.executable, str(script), *words]
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    two += ["--master-port", "29535", *one[1:]]
+    rows = []
+    for command in (one, two):
+        done = subprocess.run(
+            command, env=environment, timeout=200, capture_output=True, text=True, check=False
+        )
+        assert done.returncode != 0  # two inputs could not be read
+        assert "2 of 11 inputs could not be read" in done.stderr
+        rows.append([json.loads(line) for line in done.stdout.splitlines()])
+    assert [Path(row["path"]).name for row in rows[0]] == [f"{i}.png" for i in range(10)] + [
+        "gone.png"
+    ]
+    assert len(rows[0]) == len(rows[1])
+    for ours, theirs in zip(*rows, strict=True):
+        assert (ours["path"], ours["class"], ours["error"]) == (
+            theirs["path"],
+            theirs["class"],
+            theirs["error"],
+        )
+        assert ours["probability"] == pytest.approx(theirs["probability"], abs=1e-5)

@@ -50,6 +50,12 @@ def test_a_plan_ends_somewhere() -> None:
     assert plan(settings(1e8), SPEED, {})[0].epochs == MOST
 
 
+def test_a_plan_with_weights_shrinks_no_pictures_for_more_epochs_than_fine_tuning_has() -> None:
+    seconds = SPEED.total(settings(600, epochs=12)) / MARGIN
+    assert plan(settings(seconds, epochs=10), SPEED, {})[0].train_sizes == (0.5, 0.875)
+    assert plan(settings(seconds, epochs=40), SPEED, {})[0].train_sizes != (0.5, 0.875)
+
+
 def test_a_plan_leaves_what_was_typed() -> None:
     planned, reasons = plan(settings(600, epochs=25), SPEED, {"epochs": "option"})
     assert planned.epochs == 25

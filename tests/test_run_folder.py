@@ -142,6 +142,13 @@ def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
+def test_a_folder_that_cannot_be_made_is_told_with_its_reason() -> None:
+    """W4: nobody can make a folder in /proc, and nobody uses one there."""
+    with pytest.raises(OutputError, match=r"cannot \w+ /proc/run: (No such file|Permission)"):
+        claim(Path("/proc/run"))
+
+
 def test_a_link_in_the_locks_place_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("mine")
     (tmp_path / "run").mkdir()

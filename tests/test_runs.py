@@ -95,6 +95,36 @@ def test_a_run_that_a_process_holds_is_running(runs: Path) -> None:
     assert {run.name: run.state for run in list_runs(runs)}["b"] == "stopped"
 
 
+def test_what_ended_a_run_is_told(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """N4: a diverged run is not taken for a stopped one."""
+    write_json(runs / "b" / "failed.json", {"exit_code": 6, "error": "training diverged\x1b[2J"})
+    write_json(runs / "c" / "failed.json", {"exit_code": 5, "error": "disk full"})
+    assert [run.state for run in list_runs(runs)] == ["finished", "diverged", "failed"]
+    assert call("runs") == 0
+    assert capsys.readouterr().err.splitlines() == [
+        r"warning: b: training diverged\x1b[2J",
+        "warning: c: disk full",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tail", "problem"),
+    [
+        (b"4,0.5,0.", "history.csv: line 5 is cut off"),
+        (b"\0" * 512, "history.csv: line 5 holds NUL bytes"),
+        (b"3,1,0.5,1.5,0.9,0.001,30,0,2\n", "history.csv has epoch 3 twice"),
+    ],
+)
+def test_a_damaged_history_is_read_to_where_it_is_sound(
+    tail: bytes, problem: str, runs: Path
+) -> None:
+    """W8: and that is said."""
+    with (runs / "a" / "history.csv").open("ab") as file:
+        file.write(tail)
+    (run,) = (run for run in list_runs(runs) if run.name == "a")
+    assert (run.epochs, run.problem, run.state) == (3, problem, "finished")
+
+
 def test_a_run_of_several_trainings(runs: Path) -> None:
     whole = make_run(runs / "e", [], epochs=6, folds=2)
     make_run(whole / "fold1", [0.5], epochs=6, test=0.5)

@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from inceptcli import __version__, console, show
-from inceptcli.config import Arch, DataConfig, TrainConfig, one_of, option_name, resolve
+from inceptcli.config import (
+    IMAGENET,
+    Arch,
+    DataConfig,
+    TrainConfig,
+    Tta,
+    one_of,
+    option_name,
+    resolve,
+)
+from inceptcli.engine.signals import Interrupted, interruptible
 from inceptcli.errors import (
     DataError,
     InceptcliError,
@@ -29,12 +39,14 @@ from inceptcli.errors import (
 from inceptcli.events import Emit, silent
 from inceptcli.files import write_csv
 from inceptcli.runfolder import (
+    CONFIG,
     FOLDS,
     LAST,
     METRICS,
     REPORT,
     RUNS,
     SPLIT,
+    expand_models,
     find_weights,
     latest_run,
     read_settings,
@@ -46,7 +58,7 @@ if TYPE_CHECKING:
     from inceptcli.engine.conclude import TrainResult
     from inceptcli.engine.device import Device
     from inceptcli.engine.infer import Loaded
-    from inceptcli.engine.predict import Network, Prediction
+    from inceptcli.engine.predict import Input, Network, Prediction, Question
     from inceptcli.report.content import Subject
 
 app = typer.Typer(
@@ -84,8 +96,9 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in words
     _open_missing()
     try:
-        code = app([word for word in words if word != "--debug"], standalone_mode=False) or 0
-        sys.stdout.flush()
+        with interruptible():
+            code = app([word for word in words if word != "--debug"], standalone_mode=False) or 0
+            sys.stdout.flush()
     except InceptcliError as error:
         code = _report(str(error), error.exit_code, debug=debug)
     except typer.TyperException as error:
@@ -94,10 +107,15 @@ def main(arguments: list[str] | None = None) -> None:
         _silence()
         code = 141
     except OSError as error:
-        _silence()
-        code = _report(f"cannot write the results: {error.strerror or error}", 5, debug=debug)
-    except KeyboardInterrupt:
-        code = 130
+        text = f"cannot write the results: {error.strerror or error}"
+        if error.filename is None:  # it was stdout
+            _silence()
+        else:
+            text = f"cannot use {error.filename}: {error.strerror}; check its name and permissions"
+        code = _report(text, 5, debug=debug)
+    except Interrupted as stop:
+        text = "stopped; each file that was written is whole, and nothing else was changed"
+        code = _report(text, 128 + stop.signum, debug=debug)
     except Exception as error:
         text = (
             f"{type(error).__name__}: {error}; this is a bug: run again with --debug and report it"
@@ -187,6 +205,48 @@ def _classes(names: str | None, folder: Path | None) -> tuple[str, ...]:
     return scan(folder).classes
 
 
+def _members(
+    model: list[Path] | None,
+    device: str | None,
+    precision: str | None,
+    *,
+    classes: tuple[str, ...],
+    raw: bool,
+) -> tuple[list[Network], Device | None]:
+    """The networks that ``-m`` names, each said, and what torch runs them on."""
+    paths = expand_models(model) if model else [find_weights(None)]
+    found = [_network(path, device, precision, classes=classes, raw=raw) for path in paths]
+    for network, _ in found:
+        console.say(f"weights: {network.path}")
+    on = next((on for _, on in found if on is not None), None)
+    if on is not None:
+        console.say(f"computing on {on.torch_device} in {on.precision}")
+    return [network for network, _ in found], on
+
+
+def _averaged(members: list[Network], tta: str) -> Network:
+    """One network that answers for all of them, in all views."""
+    if len(members) == 1 and tta == "none":
+        return members[0]
+    from inceptcli.engine.committee import average
+
+    option = "-m, several times," if len(members) > 1 else "--tta"
+    return average([_weights_of(member, option) for member in members], cast("Tta", tta))
+
+
+def _check_averaged(count: int, tta: str, *, save: bool, named: bool, report: bool) -> None:
+    """Refuse what averaged answers, of ``count`` networks, cannot be evaluated for."""
+    if save and (count > 1 or tta != "none"):
+        raise UsageError("--save is for one network's own answers; give one -m and no --tta")
+    if count > 1 and not named:
+        raise UsageError(
+            "which photographs? those of a run were trained on by its other folds; name a "
+            "folder, or see folds.json for each fold on its own test photographs"
+        )
+    if count > 1 and report:
+        raise UsageError("--report shows where one network looks; give one -m")
+
+
 def _network(
     path: Path,
     device: str | None,
@@ -208,18 +268,20 @@ def _network(
     return load_network(path, classes=classes, raw=raw), on
 
 
-def _check_saving(path: Path, min_precision: float | None) -> None:
+def _check_saving(path: Path, min_precision: float | None, *, save: bool) -> None:
     """Refuse --save where there is no threshold to store, or no place for it."""
     from inceptcli.engine.onnx import is_exported
 
+    if not save:
+        return
     if min_precision is None:
         raise UsageError("--save stores what --min-precision finds; give that as well")
     if is_exported(path):
         raise UsageError("--save stores in a weights file; give that as -m, then export it anew")
 
 
-def _looked_into(network: Network, option: str) -> Loaded:
-    """The network as one whose gradients can be taken.
+def _weights_of(network: Network, option: str) -> Loaded:
+    """The network as torch has it.
 
     Raises:
         UsageError: It is an exported one.
@@ -228,8 +290,8 @@ def _looked_into(network: Network, option: str) -> Loaded:
 
     if not isinstance(network, Loaded):
         raise UsageError(
-            f"{option} shows where a network looks, and an exported one cannot be looked into; "
-            "give the weights file as -m"
+            f"{option} needs the weights themselves, and an exported network cannot be looked "
+            "into; give the weights file as -m"
         )
     return network
 
@@ -255,7 +317,28 @@ def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, st
     if not (settings.get("folds") or settings.get("repeats")):
         settings["split"] = folder / SPLIT
     sources = dict.fromkeys(stored, "the run") | dict.fromkeys(typed, "option")
-    return TrainConfig.from_json(settings), sources
+    try:
+        return TrainConfig.from_json(settings), sources
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"the settings in {folder / CONFIG} are damaged: {error}; resume another run"
+        ) from error
+
+
+def _resolved(recipe: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, str]]:
+    """The settings of a new training; the weights to begin with suggest network and size."""
+    weights = typed.get("weights")
+    if weights is None:
+        for name in ("freeze_epochs", "layer_lr_decay"):
+            if name in typed:
+                raise UsageError(f"{option_name(name)} is for layers that --weights brings")
+        return resolve(recipe, typed)
+    if weights != IMAGENET:
+        typed["weights"] = str(Path(weights).absolute())
+    resolve(recipe, typed)  # what is wrong with the options comes before what is with the file
+    from inceptcli.engine.finetune import read_source, suggestions
+
+    return resolve(recipe, typed, suggestions(read_source(typed["weights"])))
 
 
 def _show_version(wanted: bool) -> None:
@@ -402,6 +485,27 @@ Weights = Annotated[
         panel=MODEL,
         metavar="WEIGHTS",
         help="Weights file. Without it: the best weights of the latest run in runs/.",
+    ),
+]
+Models = Annotated[
+    list[Path] | None,
+    _option(
+        "-m",
+        "--model",
+        panel=MODEL,
+        metavar="WEIGHTS",
+        help="Weights file or run folder; several, and the folds of a run, answer with the mean "
+        "of their probabilities. Without it: the best weights of the latest run in runs/.",
+    ),
+]
+TtaOption = Annotated[
+    str,
+    typer.Option(
+        "--tta",
+        rich_help_panel=MODEL,
+        metavar="none|flips|crops",
+        help="Answer with the mean over views: mirrored too (twice the work); five crops, "
+        "mirrored too (ten times).",
     ),
 ]
 DeviceOption = Annotated[
@@ -594,6 +698,14 @@ def train(
             "-b", "--batch-size", panel=TRAINING, help="Images a step; without it by their number."
         ),
     ] = None,
+    accumulate: Annotated[
+        int | None,
+        _option(
+            "--accumulate",
+            panel=TRAINING,
+            help="Parts that a batch is computed in, one after the other: less memory.",
+        ),
+    ] = None,
     lr: Annotated[
         float | None,
         _option(
@@ -722,6 +834,33 @@ def train(
     ] = None,
     arch: Annotated[
         str | None, _option("--arch", panel=MODEL, metavar="|".join(ARCHS), help=ARCH_HELP)
+    ] = None,
+    weights: Annotated[
+        str | None,
+        _option(
+            "--weights",
+            panel=MODEL,
+            metavar="imagenet|FILE",
+            help="Begin with these weights, of torchvision (downloaded unless in torch's cache) "
+            "or of a file; gives other defaults for epochs, learning rates, network and size.",
+        ),
+    ] = None,
+    freeze_epochs: Annotated[
+        int | None,
+        _option(
+            "--freeze-epochs",
+            panel=MODEL,
+            help="First epochs in which only new layers learn; 2 with --weights.",
+        ),
+    ] = None,
+    layer_lr_decay: Annotated[
+        float | None,
+        _option(
+            "--layer-lr-decay",
+            panel=MODEL,
+            help="Factor on the learning rate of layers from --weights, from depth to depth "
+            "towards the image; 0.5 with --weights.",
+        ),
     ] = None,
     image_size: ImageSize = None,
     resize: ResizeBy = None,
@@ -852,7 +991,7 @@ def train(
     elif root is None:
         raise UsageError("train: which photographs? give a folder, as in: inceptcli train data/")
     else:
-        config, sources = resolve(recipe or "default", typed)
+        config, sources = _resolved(recipe or "default", typed)
     if find_rate:
         _find_lr(config, as_json=as_json)
         return
@@ -946,7 +1085,8 @@ def evaluate(
         Path | None,
         typer.Argument(metavar="DATA", help="Labelled photographs. Without it: the run's own."),
     ] = None,
-    model: Weights = None,
+    model: Models = None,
+    tta: TtaOption = "none",
     role: Annotated[
         str | None,
         typer.Option(
@@ -1024,18 +1164,20 @@ def evaluate(
 
     Example: inceptcli evaluate photos/ -m runs/first/best_model.pth
     """
+    one_of("--tta", tta, get_args(Tta))
     chosen = _classes(class_names, classes_from)
     class_map = dict(_pair("--map", text) for text in mapped or [])
     given = _settings(ctx, DataConfig)
-    path = find_weights(model)
-    if save:
-        _check_saving(path, min_precision)
     from inceptcli.data.prepare import Photos, prepare
     from inceptcli.engine import evaluate as engine
+    from inceptcli.engine.predict import describe
 
-    loaded, on = _network(path, device, precision, classes=chosen, raw=raw)
-    console.say(f"weights: {loaded.path}")
-    drawn = _looked_into(loaded, "--report") if report is not None or open_page else None
+    members, on = _members(model, device, precision, classes=chosen, raw=raw)
+    page = report is not None or open_page
+    _check_averaged(len(members), tta, save=save, named=root is not None, report=page)
+    _check_saving(members[0].path, min_precision, save=save)
+    drawn = _weights_of(members[0], "--report") if page else None
+    loaded = _averaged(members, tta)
     config = engine.photos_config(loaded, given)
     _keep_outside(config.root, output, report)
     with console.Listener() as listener:
@@ -1060,10 +1202,12 @@ def evaluate(
         photos = photos_for(loaded, listener)
         role = role or engine.default_role(photos)
         result = measure(loaded, photos, role)
+        result = replace(result, weights=describe(members, cast("Tta", tta)))
         extras: dict[str, Any] = {}
         compared: tuple[engine.Evaluation, Comparison] | None = None
         if against is not None:
             rival, there = _network(against, device, precision, classes=chosen, raw=raw)
+            rival = _averaged([rival], tta)
             other = measure(rival, photos_for(rival, silent), role, there)
             extras["against"] = engine.compare_models(result, other)
             compared = other, extras["against"]
@@ -1072,7 +1216,9 @@ def evaluate(
             threshold = engine.choose_threshold(val, min_precision=min_precision)
             extras["abstention"] = result.abstention(threshold)
             if save:
-                engine.save_threshold(path, threshold)
+                engine.save_threshold(members[0].path, threshold)
+    if on is not None and not on.is_first:
+        return
     if output is not None:
         from inceptcli.report.pictures import write_evaluation
 
@@ -1109,7 +1255,8 @@ def predict(
         list[str],
         typer.Argument(metavar="PATH", help="Files, folders, patterns, or - for a list on stdin."),
     ],
-    model: Weights = None,
+    model: Models = None,
+    tta: TtaOption = "none",
     recursive: Annotated[
         bool, typer.Option("-r", "--recursive", help="Enter the folders inside a folder.")
     ] = False,
@@ -1160,44 +1307,65 @@ def predict(
     Example: inceptcli predict image.jpg -m best_model.pth
     """
     one_of("--link", link, LINKS)
+    one_of("--tta", tta, get_args(Tta))
     if threshold is not None and math.isnan(threshold):
         raise UsageError("--threshold: nan is no number; give one from 0 to 1")
     config = DataConfig(root=Path(), **_settings(ctx, DataConfig))
     chosen = _classes(class_names, classes_from)
     from inceptcli.engine.inputs import expand
     from inceptcli.engine.predict import Question
-    from inceptcli.engine.predict import predict as answers
 
-    loaded, on = _network(find_weights(model), device, precision, classes=chosen, raw=raw)
-    console.say(f"weights: {loaded.path}")
+    members, on = _members(model, device, precision, classes=chosen, raw=raw)
+    if explain is not None and len(members) > 1:
+        raise UsageError("--explain shows where one network looks; give one -m")
+    drawn = _weights_of(members[0], "--explain") if explain is not None else None
+    loaded = _averaged(members, tta)
     if loaded.memory is None:
         console.say("whether the inputs were trained on is unknown: these weights do not say")
     from inceptcli.data.machine import default_workers
 
-    alone = len(paths) == 1 and Path(paths[0]).is_file()  # not worth a process of its own
+    alone = len(paths) == 1 and os.path.isfile(paths[0])  # noqa: PTH113 - not worth a process
     question = Question(
         topk=topk,
         threshold=threshold if threshold is not None else loaded.threshold,
         workers=(0 if alone else default_workers()) if config.workers is None else config.workers,
         max_megapixels=config.max_megapixels,
     )
-    inputs = expand(paths, recursive=recursive, null=null)
-    rows = answers(inputs, loaded, loaded.answer(on), question)
+    if on is not None and on.world > 1 and "-" in paths:
+        raise UsageError("- cannot be shared by several processes; name folders or patterns")
+    rows = _rows(expand(paths, recursive=recursive, null=null), loaded, on, question)
     form = "jsonl" if jsonl else "json" if as_json else "rows"
     tally = show.Tally()
     shown = tally.count(show.predictions(rows, form=form))
     if sort is not None:
         shown = _sorted(sort, shown, link)
-    if explain is not None:
+    if drawn is not None and explain is not None:
         from inceptcli.report.explain import explained
 
-        drawn = _looked_into(loaded, "--explain")
         shown = explained(explain, shown, drawn, max_megapixels=config.max_megapixels)
     if csv is not None:
         write_csv(csv, show.csv_header(topk), show.csv_rows(shown, topk))
     for _ in shown:  # what is left when no CSV drew them
         pass
     tally.check()
+
+
+def _rows(
+    inputs: Iterator[Input], network: Network, on: Device | None, question: Question
+) -> Iterator[Prediction]:
+    """The predictions; of torchrun's processes only the first goes on with them."""
+    from inceptcli.engine.predict import predict as answers
+
+    if on is None or on.world == 1:
+        return answers(inputs, network, network.answer(on), question)
+    from inceptcli.engine.share import predict_shared
+
+    rows = predict_shared(inputs, network, network.answer(on), question, on)
+    if not on.is_first:
+        for _ in rows:
+            pass
+        raise typer.Exit
+    return rows
 
 
 def _sorted(folder: Path, rows: Iterator[Prediction], link: str) -> Iterator[Prediction]:

@@ -21,6 +21,7 @@ Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["constant", "cosine"]
 Resize = Literal["stretch", "crop", "pad"]
 Flips = Literal["none", "h", "hv"]
+Tta = Literal["none", "flips", "crops"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Monitor = Literal["val_accuracy", "val_balanced_accuracy", "val_loss"]
@@ -28,6 +29,7 @@ ClassWeights = Literal["none", "balanced", "auto"]
 Role = Literal["train", "val", "test"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
+IMAGENET = "imagenet"  # torchvision's weights, as a value of --weights
 MIN_IMAGE_SIZE = 32
 MAX_IMAGE_SIZE = 2048
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's red, green and blue, as the tutorial has them
@@ -115,6 +117,7 @@ class TrainConfig(DataConfig):
     # The recipe: each part with its reason; docs/recipe.md has what leaving it out costs. None
     # stands for a value that ``engine.adapt`` chooses by the photographs, and shows.
     batch_size: int | None = None  # images a step, over all processes: few for few pictures
+    accumulate: int = 1  # parts that a batch is computed in, one after the other: less memory
     optimizer: Optimizer = "adamw"  # needs less tuning than SGD on few steps
     lr: float | None = None  # the largest of the schedule: grows with the root of the batch
     weight_decay: float = 0.05  # on kernels and matrices only; decoupled, so small sets need it
@@ -139,6 +142,10 @@ class TrainConfig(DataConfig):
     precision: Precision = "auto"
     deterministic: bool = False
 
+    weights: str | None = None  # a weights file to begin with, or IMAGENET
+    freeze_epochs: int = 0  # first epochs in which only new layers learn
+    layer_lr_decay: float = 1.0  # from depth to depth towards the image, of layers taken over
+
     folds: int | None = None  # trainings, each tested on another part of the photographs
     repeats: int | None = None  # trainings with other seeds
 
@@ -149,12 +156,14 @@ class TrainConfig(DataConfig):
     fingerprints: bool = True  # the weights remember which pictures they were trained on
 
     def __post_init__(self) -> None:
-        """Check every value, as ``DataConfig`` does, and that folds are not divided twice.
+        """Check every value, as ``DataConfig`` does, and what two of them say together.
 
         Raises:
             UsageError: A value does not fit; the message names the option.
         """
         super().__post_init__()
+        if self.name is not None and (Path(self.name).name != self.name or self.name == ".."):
+            raise UsageError(f"--name: '{self.name}' is not the name of one folder; give -o a path")
         sizes = self.train_sizes
         if len(sizes) != 2 or not all(0.1 <= size <= 1 for size in sizes):
             raise UsageError(
@@ -202,15 +211,27 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def resolve(recipe: str, typed: Mapping[str, Any]) -> tuple[TrainConfig, dict[str, str]]:
+# What a training that begins with other weights sets otherwise; a recipe is beneath it.
+FINE_TUNING: dict[str, Any] = {
+    "epochs": 10,
+    "freeze_epochs": 2,
+    "layer_lr_decay": 0.5,
+    "lr": None,  # by ``engine.adapt``, whatever the recipe beneath says
+}
+
+
+def resolve(
+    recipe: str, typed: Mapping[str, Any], suggested: Mapping[str, Any] | None = None
+) -> tuple[TrainConfig, dict[str, str]]:
     """The settings of a training and where each came from.
 
     Args:
         recipe: The recipe's name.
         typed: What the user gave, by field name, ``root`` among it; None stands for "not given".
+        suggested: What goes with the weights that ``typed`` names.
 
     Returns:
-        The settings, and for each field "option", "recipe" or "default".
+        The settings, and for each field "option", "recipe", "fine-tuning", "weights" or "default".
 
     Raises:
         UsageError: The recipe is unknown or a value does not fit.
@@ -219,8 +240,13 @@ def resolve(recipe: str, typed: Mapping[str, Any]) -> tuple[TrainConfig, dict[st
     given = {name: value for name, value in typed.items() if value is not None}
     sources = dict.fromkeys((item.name for item in fields(TrainConfig)), "default")
     sources |= dict.fromkeys(RECIPES[recipe], f"recipe {recipe}")
+    values = RECIPES[recipe]
+    if "weights" in given:
+        values = values | FINE_TUNING | dict(suggested or {})
+        sources |= dict.fromkeys(FINE_TUNING, "fine-tuning")
+        sources |= dict.fromkeys(suggested or {}, "weights")
     sources |= dict.fromkeys(given, "option")
-    return TrainConfig(**(RECIPES[recipe] | given | {"recipe": recipe})), sources
+    return TrainConfig(**(values | given | {"recipe": recipe})), sources
 
 
 T = TypeVar("T")
@@ -240,6 +266,7 @@ def known(value: T | None) -> T:
 _RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, 100_000),
     "batch_size": (2, 1_000_000),
+    "accumulate": (1, 10_000),
     "lr": (0.0, math.inf),
     "weight_decay": (0.0, 1e6),
     "warmup_epochs": (0.0, 100_000),
@@ -248,6 +275,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "color_jitter": (0.0, 1.0),
     "random_erase": (0.0, 1.0),
     "ema_epochs": (0.0, 1000.0),
+    "freeze_epochs": (0, 100_000),
+    "layer_lr_decay": (0.0, 1.0),
     "min_outputs": (1, 1_000_000),
     "image_size": (MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
     "patience": (1, 100_000),
@@ -306,7 +335,9 @@ def _check(name: str, value: object, choices: tuple[Any, ...]) -> None:
         one_of(option_name(name), value, choices)
     if name in _RANGES and value is not None:
         low, high = _RANGES[name]
-        number = float(value)  # type: ignore[arg-type]  # the fields of _RANGES are numbers
+        if not isinstance(value, int | float):
+            raise UsageError(f"{option_name(name)}: '{value}' is no number")
+        number = float(value)
         if not (low <= number <= high) or not math.isfinite(number):
             raise UsageError(
                 f"{option_name(name)}: {value} is outside {low:g} to {high:g}; give a number inside"

@@ -14,6 +14,7 @@ import socket
 import stat
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -50,9 +51,10 @@ METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
 CURVES, CONFUSION, RELIABILITY = "curves.png", "confusion.png", "reliability.png"
 SAMPLES, REPORT = "samples.png", "report.html"
 FOLDS = "folds.json"  # of a run of several trainings
+FAILED = "failed.json"  # why a training ended; gone as soon as it goes on
 RUN_FILES = (  # what can be gone on with goes first, so that half a removal cannot be resumed
     *(LAST, PREVIOUS, BEST, CONFIG, SPLIT, REJECTED, HISTORY, METRICS, PREDICTIONS),
-    *(CURVES, CONFUSION, RELIABILITY, SAMPLES, REPORT, FOLDS),
+    *(CURVES, CONFUSION, RELIABILITY, SAMPLES, REPORT, FOLDS, FAILED),
 )
 _MAX_CONFIG_BYTES = 1 << 20
 _ATTEMPTS = 50  # at a lock that is changing hands
@@ -214,7 +216,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise DataError(
             printable(f"{folder} is no run folder: it holds no {CONFIG}; give one that does")
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(printable(f"cannot read {path}: {error}; give another run")) from error
     raise DataError(printable(f"{path} holds no settings; give another run"))
 
@@ -259,15 +261,17 @@ def _refuse_files(folder: Path) -> None:
 
 def _lock(folder: Path) -> RunLock:
     """Hold the folder's lock; a lock whose owner is dead, or has not signed yet, is tried again."""
-    owner = None
+    owner, lacking = None, None
     for attempt in range(_ATTEMPTS):
         time.sleep(_PAUSE_SECONDS if attempt else 0)
         try:
             made = _make(folder)
             flags = os.O_RDWR | os.O_CREAT | NOFOLLOW | NONBLOCK
             descriptor = os.open(folder / LOCK, flags, 0o666)
-        except FileNotFoundError:
-            continue  # its last owner has just removed the folder
+        except FileNotFoundError as error:
+            lacking = error  # its last owner has just removed the folder; or it cannot be made
+            continue
+        lacking = None
         try:
             locked = _try_lock(descriptor)
             owner = _read_owner(descriptor)
@@ -279,6 +283,9 @@ def _lock(folder: Path) -> RunLock:
             os.close(descriptor)
             raise
         os.close(descriptor)
+    if lacking is not None:
+        why = lacking.strerror or "it is removed as soon as it is made"
+        raise OutputError(printable(f"cannot make {folder}: {why}; choose another folder"))
     raise _in_use(folder, owner, stale=False)
 
 
@@ -352,3 +359,30 @@ else:
                 return None
             raise
         return True
+
+
+def expand_models(given: Sequence[Path]) -> list[Path]:
+    """Weights files for what ``-m`` names: files, run folders, and runs of several trainings.
+
+    Of the latter all finished trainings are taken.
+
+    Raises:
+        WeightsError: No training of such a run is finished.
+    """
+    paths = []
+    for path in given:
+        if (path / FOLDS).exists():
+            parts = sorted(
+                each / BEST
+                for each in path.iterdir()
+                if each.name.startswith(("fold", "repeat")) and (each / METRICS).exists()
+            )
+            if not parts:
+                raise WeightsError(
+                    f"no training in {printable(str(path))} is finished; go on with: inceptcli "
+                    f"train --resume {printable(str(path))}"
+                )
+            paths += parts
+        else:
+            paths.append(path / BEST if (path / BEST).exists() else path)
+    return paths

@@ -482,6 +482,9 @@ def runs(found: Sequence[Run], folder: Path, *, as_json: bool) -> None:
         ],
         left=5,
     )
+    for run in found:
+        if run.problem:
+            console.warn(f"{run.name}: {run.problem}")
 
 
 def _accuracy(share: Share | None) -> str:

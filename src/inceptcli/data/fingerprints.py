@@ -32,6 +32,31 @@ def make_fingerprints(content: Sequence[bytes], looks: Sequence[bytes]) -> bytes
     return digests + b"".join(short_look(looks[i]) for i in chosen)
 
 
+def join_fingerprints(one: bytes, other: bytes) -> bytes:
+    """Remember the files of both; of more than ``MOST`` only every second, third, ... one."""
+    parts = [_halves(each) for each in (one, other)]
+    content = [each for digests, _ in parts for each in _cut(digests, CONTENT_BYTES)]
+    shorts = [each for _, looks in parts for each in _cut(looks, SHORT_LOOK_BYTES)]
+    chosen = range(0, len(content), -(-len(content) // MOST) or 1)
+    return b"".join(content[i] for i in chosen) + b"".join(shorts[i] for i in chosen)
+
+
+def _halves(fingerprints: bytes) -> tuple[bytes, bytes]:
+    """The digests and the short looks.
+
+    Raises:
+        ValueError: The length is none of fingerprints.
+    """
+    count, rest = divmod(len(fingerprints), CONTENT_BYTES + SHORT_LOOK_BYTES)
+    if rest:
+        raise ValueError(f"{len(fingerprints)} bytes are no whole number of fingerprints")
+    return fingerprints[: count * CONTENT_BYTES], fingerprints[count * CONTENT_BYTES :]
+
+
+def _cut(data: bytes, length: int) -> list[bytes]:
+    return [data[at : at + length] for at in range(0, len(data), length)]
+
+
 class Memory:
     """Fingerprints, ready to be asked.
 
@@ -43,14 +68,8 @@ class Memory:
     """
 
     def __init__(self, fingerprints: bytes) -> None:
-        count, rest = divmod(len(fingerprints), CONTENT_BYTES + SHORT_LOOK_BYTES)
-        if rest:
-            raise ValueError(f"{len(fingerprints)} bytes are no whole number of fingerprints")
-        split = count * CONTENT_BYTES
-        self._digests = {
-            fingerprints[at : at + CONTENT_BYTES] for at in range(0, split, CONTENT_BYTES)
-        }
-        self._shorts = fingerprints[split:]
+        digests, self._shorts = _halves(fingerprints)
+        self._digests = set(_cut(digests, CONTENT_BYTES))
 
     def seen(self, content: bytes, look: bytes) -> Seen:
         """Whether the network was trained on this very file, on a near copy of it, or neither."""

@@ -9,10 +9,11 @@ from pathlib import Path
 _GROUP = Path("/sys/fs/cgroup")
 
 
-def default_workers(*, processes: int = 1) -> int:
+def default_workers(*, processes: int | None = None) -> int:
     """Decoding processes for each of ``processes`` trainers on this machine, at least one.
 
     Counts the processors that this process may use (affinity) and its control group's quota.
+    Without a number there are as many trainers as torchrun has started here.
     """
     count = float(os.cpu_count() or 1)
     if hasattr(os, "sched_getaffinity"):
@@ -20,7 +21,14 @@ def default_workers(*, processes: int = 1) -> int:
     with suppress(OSError, ValueError):  # another system, or "max"
         quota, period = (_GROUP / "cpu.max").read_text().split()
         count = min(count, int(quota) / int(period))
+    if processes is None:
+        processes = processes_here()
     return max(1, round(count) // processes)
+
+
+def processes_here() -> int:
+    """How many processes torchrun has started on this machine, 1 without it."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def free_memory() -> int:
@@ -32,7 +40,7 @@ def free_memory() -> int:
         statistics = (_GROUP / "memory.stat").read_text().split()
         cached = int(statistics[statistics.index("inactive_file") + 1])  # given back when needed
         free = min(free, max(0, limit - used + cached))
-    return free // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return free // processes_here()
 
 
 def _free_in_system() -> int:

@@ -18,6 +18,7 @@ from inceptcli.data.prepare import Photos
 STEPS_PER_EPOCH = 64  # wanted at least, by smaller batches
 SMALLEST_BATCH, LARGEST_BATCH = 8, 32
 LR_OF_32 = {"adam": 1e-3, "adamw": 2e-3, "sgd": 5e-2}  # in batches of 32
+WITH_WEIGHTS = 0.5  # of that rate: what is there already is not to be lost
 WARMUP = 0.1  # of the epochs
 RARE = 5.0  # the largest class has so many times the images of the smallest: imbalance
 
@@ -36,7 +37,10 @@ def adapt(config: TrainConfig, photos: Photos) -> tuple[TrainConfig, dict[str, s
     batch_size = known(chosen["batch_size"][0] if "batch_size" in chosen else config.batch_size)
     if config.lr is None:
         lr = LR_OF_32[config.optimizer] * math.sqrt(batch_size / 32)
-        chosen["lr"] = float(f"{lr:.2g}"), f"rule: {config.optimizer}, root of batch size"
+        reason = f"rule: {config.optimizer}, root of batch size"
+        if config.weights is not None:
+            lr, reason = lr * WITH_WEIGHTS, f"{reason}, half with --weights"
+        chosen["lr"] = float(f"{lr:.2g}"), reason
     if config.warmup_epochs is None:
         chosen["warmup_epochs"] = WARMUP * config.epochs, "rule: a tenth of the epochs"
     if config.class_weights == "auto":

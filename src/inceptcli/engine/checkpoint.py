@@ -14,6 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from inceptcli.engine import resume
+from inceptcli.engine.finetune import as_tensor
 from inceptcli.engine.guard import check_finite
 from inceptcli.engine.resume import Saved
 from inceptcli.engine.training import Training
@@ -76,7 +77,7 @@ def stop_if_asked(training: Training) -> None:
         finish(training)
         raise StoppedError(
             f"stopped at epoch {training.progress.epoch}, step {training.progress.step}; go on "
-            f"with: inceptcli train --resume {training.run_dir}",
+            f"with: {training.resume_command}",
             signum,
         )
 
@@ -120,6 +121,8 @@ def _write(t: Training) -> None:
         surroundings=resume.surroundings(t.device),
         photos=t.described,
         average=t.average.state_dict(),
+        taken=sorted(t.taken),
+        taught=as_tensor(t.taught),
     )
     resume.save(t.run_dir, saved)
     write_history(t.run_dir / HISTORY, t.progress.history)

@@ -5,6 +5,7 @@ What is not used is a no-op object, so that the loops have no branches for it.
 
 from __future__ import annotations
 
+import atexit
 import os
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -61,6 +62,11 @@ class Device:
         """Steps between looks at the loss and at signals; each look waits for a GPU's work."""
         return 1 if self.torch_device.type == "cpu" else 10
 
+    @property
+    def shares_batch_norm(self) -> bool:
+        """Whether the processes normalise a batch together: on GPUs; see ``distribute``."""
+        return self.world > 1 and self.torch_device.type == "cuda"
+
     def autocast(self) -> AbstractContextManager[None]:
         """The context in which a network computes in this precision."""
         if self.precision == "fp32":
@@ -80,11 +86,17 @@ class Device:
         """The network as all processes train it together; itself when there is only one."""
         if self.world == 1:
             return model
-        if self.torch_device.type == "cuda":
+        if self.shares_batch_norm:
             # It refuses CPU tensors: there each process normalises its own part of a batch.
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
             return nn.parallel.DistributedDataParallel(model, device_ids=[self.torch_device.index])
         return nn.parallel.DistributedDataParallel(model)
+
+    def alone(self, model: nn.Module, *, until_last: bool) -> AbstractContextManager[None]:
+        """The context of a part of a batch: gradients are exchanged after its last part."""
+        if isinstance(model, nn.parallel.DistributedDataParallel) and until_last:
+            return model.no_sync()
+        return nullcontext()
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, in each of them; ``values`` itself when there is one."""
@@ -140,6 +152,7 @@ def choose_device(name: str, precision: str) -> Device:
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30)
         )
+        atexit.register(leave)
     on = Device(device, chosen, reason, rank, world)
     chosen, reason = on.share(f"{chosen}\n{reason}").split("\n")  # each has measured for itself
     return replace(on, precision=chosen, reason=reason)

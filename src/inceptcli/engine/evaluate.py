@@ -71,7 +71,7 @@ class Evaluation:
     seed: int
     trained_on: npt.NDArray[np.bool_] | None
     rejected: int
-    weights: dict[str, str | None]
+    weights: dict[str, Any]
 
     @cached_property
     def figures(self) -> Figures:

@@ -13,6 +13,8 @@ from typing import Any
 
 from inceptcli.config import TrainConfig
 from inceptcli.data.loader import Loader
+from inceptcli.engine.finetune import training_mode
+from inceptcli.engine.optim import set_rate
 from inceptcli.engine.run import joined, prepare_photos, set_up
 from inceptcli.engine.signals import StopRequest
 from inceptcli.engine.train import batches_of, crop_of, seed_dropout, train_step
@@ -53,6 +55,8 @@ class RangeTest:
 def find_lr(config: TrainConfig, *, emit: Emit = silent) -> RangeTest:
     """Train a new network for up to ``STEPS`` steps with ever larger rates; nothing is written.
 
+    With ``--weights`` all layers learn, so that the rate suits the epochs after the frozen ones.
+
     Raises:
         InceptcliError: As ``run`` does, before its first step.
         UsageError: Several processes were started; the test is for one.
@@ -63,7 +67,8 @@ def find_lr(config: TrainConfig, *, emit: Emit = silent) -> RangeTest:
             raise UsageError("--find-lr runs in one process; start it without torchrun")
         photos = prepare_photos(config, device, stop, emit)
         with photos.store:
-            training = set_up(replace(config, lr=LOWEST), photos, device, Path(), stop, emit)
+            config = replace(config, lr=LOWEST, freeze_epochs=0)
+            training = set_up(config, photos, device, Path(), stop, emit)
             emit(Notice(f"computing on {device.torch_device} in {device.precision}"))
             rates, losses = _sweep(training)
     return RangeTest(tuple(rates), tuple(losses), suggest(rates, losses))
@@ -90,15 +95,14 @@ def _sweep(t: Training) -> tuple[list[float], list[float]]:
     rates: list[float] = []
     losses: list[float] = []
     mean, epochs = 0.0, t.config.epochs
-    t.parallel.train()
+    training_mode(t)
     while len(rates) < STEPS and t.progress.epoch <= max(epochs, STEPS):
         steps = batches_of(t, t.progress.epoch)
         for batch in Loader(t.photos.store, steps, crop=crop_of(t)):
             if len(batch.indices) < 2:
                 continue
             rate = LOWEST * (HIGHEST / LOWEST) ** (len(rates) / (STEPS - 1))
-            for group in t.optimizer.param_groups:
-                group["lr"] = rate
+            set_rate(t.optimizer, rate)
             seed_dropout(t)
             t.progress.step += 1
             loss = float(train_step(t, batch, total=len(steps[batch.step]))[0].mean())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -23,9 +23,11 @@ class Guard:
     Args:
         precision: With "fp16" up to ``MAX_SKIPPED`` steps in a row may be not finite, since the
             scaler skips such a step and halves its scale; otherwise none may.
+        most: The largest of a number over all processes, so that they end together.
     """
 
-    def __init__(self, precision: str) -> None:
+    def __init__(self, precision: str, most: Callable[[int], int] = int) -> None:
+        self._most = most
         self._patience = MAX_SKIPPED if precision == "fp16" else 0
         self._bad_in_a_row = 0
         self._unseen: list[tuple[int, int, Tensor]] = []
@@ -40,17 +42,21 @@ class Guard:
         Raises:
             DivergedError: One is not finite; the message names epoch and step.
         """
+        text = self._look()
+        if self._most(int(bool(text))):
+            raise DivergedError(text or f"training diverged in another process; {ADVICE}")
+
+    def _look(self) -> str:
         if not self._unseen:
-            return
+            return ""
         finite = torch.stack([loss for _, _, loss in self._unseen]).isfinite().tolist()
         for (epoch, step, loss), good in zip(self._unseen, finite, strict=True):
             self._bad_in_a_row = 0 if good else self._bad_in_a_row + 1
             if self._bad_in_a_row > self._patience:
                 value = float(loss)
-                raise DivergedError(
-                    f"training diverged: loss {value} at epoch {epoch}, step {step}; {ADVICE}"
-                )
+                return f"training diverged: loss {value} at epoch {epoch}, step {step}; {ADVICE}"
         self._unseen.clear()
+        return ""
 
 
 def check_finite(tensors: dict[str, Any], *, what: str, when: str) -> None:

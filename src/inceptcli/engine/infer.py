@@ -97,7 +97,9 @@ def load_network(path: Path, *, classes: Sequence[str] = (), raw: bool = False) 
             f"at most {weights.outputs}"
         )
     names = record.classes if record is not None else tuple(classes)
-    model = build(weights.arch, weights.outputs, weights.image_size)
+    with torch.device("meta"):  # random weights that the file replaces at once are not drawn
+        model = build(weights.arch, weights.outputs, weights.image_size)
+    model = model.to_empty(device="cpu")
     load_into(model, weights)
     return Loaded(
         path=weights.path,

@@ -34,9 +34,8 @@ def expand(words: Iterable[str], *, recursive: bool, null: bool) -> Iterator[Inp
 
 
 def _files(word: str, *, recursive: bool) -> Iterator[Input]:
-    path = Path(word)
-    if path.is_dir():
-        yield from _pictures(path, recursive=recursive)
+    if os.path.isdir(word):  # noqa: PTH112 - Path.is_dir raises for names too long or forbidden
+        yield from _pictures(Path(word), recursive=recursive)
     elif glob.has_magic(word) and not os.path.lexists(word):  # a file may be called a[1].jpg
         matches = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 - any pattern, from /
         if not matches:

@@ -67,7 +67,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=lr)
+    return kind(groups, lr=lr, fused=parameters[0].is_cuda or None)  # one kernel for all
 
 
 def learning_rate(config: TrainConfig, *, step: int, steps_per_epoch: int) -> float:
@@ -89,6 +89,15 @@ def learning_rate(config: TrainConfig, *, step: int, steps_per_epoch: int) -> fl
         return highest * rise
     along = max(0.0, step - warmup) / max(1.0, total - warmup)
     return highest * rise * 0.5 * (1.0 + math.cos(math.pi * along))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give all groups a learning rate, each times its own "scale", which ``finetune`` puts there.
+
+    Layers taken over from other weights are slower; without any, each group has the rate itself.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("scale", 1.0)
 
 
 def train_size(config: TrainConfig, epoch: int) -> int:

@@ -98,8 +98,9 @@ def plan(
 ) -> tuple[TrainConfig, dict[str, str]]:
     """The epochs and training sizes that end within ``config.time_seconds``.
 
-    As many epochs as fit at the recipe's sizes; when they are fewer than ``ENOUGH``, more at
-    smaller ones. What was typed stays: sizes shrink for typed epochs, epochs for typed sizes.
+    As many epochs as fit at the recipe's sizes; when they are fewer than ``ENOUGH`` and than the
+    settings have (``--weights`` needs few), more at smaller ones. What was typed stays: sizes
+    shrink for typed epochs, epochs for typed sizes.
 
     Returns:
         The settings, and for each that was planned the reason, in words.
@@ -110,7 +111,7 @@ def plan(
     allowed = MARGIN * (config.time_seconds or 0.0)
     given = {name for name in ("epochs", "train_sizes") if sources.get(name) == "option"}
     sizes = (config.train_sizes,) if "train_sizes" in given else SIZES
-    wanted = config.epochs if "epochs" in given else ENOUGH
+    wanted = config.epochs if "epochs" in given else min(ENOUGH, config.epochs)
     best: TrainConfig | None = None
     for pair in sizes:
         tried = _longest(replace(config, train_sizes=pair), speed, allowed, given)

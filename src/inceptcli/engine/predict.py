@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +70,16 @@ class Network(ABC):
         self, photos: Photos, role: str, device: Device | None, *, watch: Watch = nobody
     ) -> tuple[npt.NDArray[np.int64], Logits]:
         """The photographs of a role that could be read, as indices, and their logits."""
+
+
+def describe(members: Sequence[Network], tta: str) -> dict[str, Any]:
+    """Which files answered and how: the ``weights`` of ``metrics.json``."""
+    files = [{"path": str(m.path), "digest": m.digest} for m in members]
+    views_ = {} if tta == "none" else {"tta": tta}
+    if len(files) == 1:
+        return files[0] | views_
+    together = {"path": ", ".join(str(each["path"]) for each in files), "digest": None}
+    return together | {"members": files} | views_
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,8 @@ class Saved:
         surroundings: Versions, threads and device: what may change the last bits.
         photos: What ``describe_photos`` says of its photographs.
         average: The averaged network's ``state_dict``; empty when there is none.
+        taken: Names of the tensors that were taken over from other weights, sorted.
+        taught: (n,) uint8, the fingerprints of the photographs that these were trained on.
     """
 
     progress: Progress
@@ -95,6 +97,8 @@ class Saved:
     surroundings: dict[str, Any]
     photos: dict[str, Any]
     average: dict[str, Any]
+    taken: list[str] = field(default_factory=list)
+    taught: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
 
 
 def save(run_dir: Path, saved: Saved) -> None:

@@ -6,7 +6,7 @@ import json
 import platform
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,28 +16,40 @@ import torch
 
 from inceptcli import __version__
 from inceptcli.config import MIN_IMAGE_SIZE, TrainConfig, known
-from inceptcli.data.fingerprints import MOST, make_fingerprints
+from inceptcli.data.fingerprints import MOST, join_fingerprints, make_fingerprints
 from inceptcli.data.folder import check_output
 from inceptcli.data.prepare import Photos, prepare, write_manifest
 from inceptcli.data.reader import StoppingError
 from inceptcli.engine import resume
 from inceptcli.engine.adapt import adapt
 from inceptcli.engine.average import Average
+from inceptcli.engine.checkpoint import write_history
 from inceptcli.engine.conclude import TrainResult, conclude
 from inceptcli.engine.device import Device, choose_device, leave, make_deterministic
+from inceptcli.engine.finetune import begin, scale_groups
 from inceptcli.engine.optim import balanced_class_weights, loss_per_image, make_optimizer
 from inceptcli.engine.plan import Speed, measure, plan
 from inceptcli.engine.resume import Saved
 from inceptcli.engine.signals import StopRequest
 from inceptcli.engine.train import fit
 from inceptcli.engine.training import Training
-from inceptcli.errors import DataError, ResourceError, StoppedError, is_out_of_memory
+from inceptcli.errors import (
+    DataError,
+    InceptcliError,
+    OutputError,
+    ResourceError,
+    StoppedError,
+    WeightsError,
+    is_out_of_memory,
+)
 from inceptcli.events import Emit, Notice, TrainingStarted, Warned, silent
 from inceptcli.files import printable, write_csv, write_json
 from inceptcli.model.inception import build
 from inceptcli.model.weights import Record
 from inceptcli.runfolder import (
     CONFIG,
+    FAILED,
+    HISTORY,
     LAST,
     METRICS,
     REJECTED,
@@ -50,7 +62,7 @@ from inceptcli.runfolder import (
 
 PLACES = frozenset(  # settings that say something about this machine, not about the weights
     {"root", "split", "labels", "group_file", "cache", "workers", "device", "output", "name"}
-    | {"overwrite", "save_minutes"}
+    | {"overwrite", "save_minutes", "weights"}
 )
 
 
@@ -82,16 +94,29 @@ def run(
         emit = emit if device.is_first else silent
         with _claimed(run_dir, config, device, resuming) as lock:
             saved = _load_state(run_dir, emit) if resuming else None
+            device = _as_before(device, config, saved)
             photos = prepare_photos(config, device, stop, emit)
             with photos.store:
                 config, planned = _in_time(config, photos, device, stop, saved, sources or {})
-                training = set_up(config, photos, device, run_dir, stop, emit)
+                training = set_up(config, photos, device, run_dir, stop, emit, saved=saved)
                 if saved is not None:
                     restore(training, saved, allow_change=allow_change)
                 elif lock is not None:
                     lock.clear()  # an earlier run's files, with --overwrite
                 _begin(training, {**(sources or {}), **planned, **training.reasons})
-                return _train(training)
+                with _telling(training):
+                    return _train(training)
+
+
+def _as_before(device: Device, config: TrainConfig, saved: Saved | None) -> Device:
+    """The device in the precision that ``auto`` found when the training began.
+
+    What is fast is measured, and a busy machine must not change it in the middle of a training.
+    """
+    then = saved.surroundings if saved is not None else {}
+    if config.precision != "auto" or then.get("device") != device.torch_device.type:
+        return device
+    return replace(device, precision=then["precision"], reason="as the run began")
 
 
 def _in_time(
@@ -134,26 +159,35 @@ def set_up(
     run_dir: Path,
     stop: StopRequest,
     emit: Emit,
+    *,
+    saved: Saved | None = None,
 ) -> Training:
-    """A training that stands before its first step."""
+    """A training that stands before its first step; what it begins with may come from a state."""
     config, reasons = adapt(config, photos)
     torch.manual_seed(config.seed)
     outputs = max(config.min_outputs, len(photos.classes))
     # At a size that is not the tutorial's the last pool takes any: sizes change in training.
     pooled = config.image_size if config.train_sizes == (1.0, 1.0) else MIN_IMAGE_SIZE
     model = device.place(build(config.arch, outputs, pooled, training=True))
+    taken, taught = frozenset[str](), b""
+    if saved is not None:
+        taken, taught = frozenset(saved.taken), saved.taught.numpy().tobytes()
+    elif config.weights is not None:
+        taken, taught = begin(model, config, photos, device, emit)
     average = Average(model, steps=config.ema_epochs * steps_per_epoch(config, photos))
     class_weights = None
     if config.class_weights == "balanced":
         labels = torch.from_numpy(photos.labels[photos.indices("train")])
         class_weights = balanced_class_weights(labels, outputs).to(device.torch_device)
+    optimizer = make_optimizer(model, config)
+    scale_groups(optimizer, model, taken, config.layer_lr_decay)
     return Training(
         config=config,
         device=device,
         photos=photos,
         model=model,
         parallel=device.distribute(model),
-        optimizer=make_optimizer(model, config),
+        optimizer=optimizer,
         scaler=device.scaler(),
         average=average,
         losses_of=loss_per_image(double_softmax=config.double_softmax, class_weights=class_weights),
@@ -165,10 +199,12 @@ def set_up(
         described=resume.describe_photos(photos),
         run_dir=run_dir,
         record=_record(config, photos, device, outputs),
-        fingerprints=_fingerprints(photos, emit) if config.fingerprints else None,
+        fingerprints=_fingerprints(photos, taught, emit) if config.fingerprints else None,
         stop=stop,
         emit=emit,
         reasons=reasons,
+        taken=taken,
+        taught=taught,
     )
 
 
@@ -182,6 +218,7 @@ def restore(training: Training, saved: Saved, *, allow_change: bool) -> None:
 
     Raises:
         DataError: Settings or photographs are others than then, and that is not allowed.
+        WeightsError: It is allowed, and makes another network.
     """
     t = training
     changed = resume.changes(saved, t.config, t.photos)
@@ -198,18 +235,36 @@ def restore(training: Training, saved: Saved, *, allow_change: bool) -> None:
     ]
     if other:
         t.emit(Notice(f"not bit-exact with the training so far: {', '.join(other)}"))
+    try:
+        _load(t, saved)
+    except (RuntimeError, ValueError) as error:  # torch's for other names, shapes or groups
+        raise WeightsError(
+            f"cannot go on with {printable(str(t.run_dir))}: its state is of another network than "
+            f"{t.config.arch} for {len(t.photos.classes)} classes; undo what has changed: "
+            f"{'; '.join(changed)}, or begin another run"
+        ) from error
+
+
+def _load(t: Training, saved: Saved) -> None:
     t.model.load_state_dict(saved.model)
-    t.optimizer.load_state_dict(saved.optimizer)
-    t.scaler.load_state_dict(saved.scaler)
     t.average.load_state_dict(saved.average)
+    if saved.settings.get("optimizer") == t.config.optimizer:  # another one begins anew
+        groups = t.optimizer.param_groups
+        own = [{key: group[key] for key in group.keys() - {"params", "lr"}} for group in groups]
+        t.optimizer.load_state_dict(saved.optimizer)  # with the options of then, and its step's lr
+        for group, options in zip(t.optimizer.param_groups, own, strict=True):
+            group.update(options)
+    t.scaler.load_state_dict(saved.scaler)
     t.progress = saved.progress
 
 
 def _begin(t: Training, sources: Mapping[str, str]) -> None:
     """Write what is known before the first step, and tell that it comes."""
     if t.device.is_first:
-        (t.run_dir / METRICS).unlink(missing_ok=True)  # of a finished run that goes on
+        for name in (METRICS, FAILED):  # of a run that had ended and goes on
+            (t.run_dir / name).unlink(missing_ok=True)
         write_json(t.run_dir / CONFIG, _description(t, sources))
+        write_history(t.run_dir / HISTORY, t.progress.history)  # the state is what is true
         write_manifest(t.run_dir / SPLIT, t.photos)
         write_csv(
             t.run_dir / REJECTED,
@@ -243,8 +298,23 @@ def _train(t: Training) -> TrainResult:
     where = f"{t.device.torch_device}, epoch {t.progress.epoch}, step {t.progress.step + 1}"
     again = f"start again with -b {smaller}"
     if (t.run_dir / LAST).exists():
-        again = f"go on with: inceptcli train --resume {t.run_dir} --allow-change -b {smaller}"
+        again = f"go on with: {t.resume_command} --allow-change -b {smaller}"
     raise ResourceError(f"not enough memory on {where}, batches of {t.config.batch_size}; {again}")
+
+
+@contextmanager
+def _telling(t: Training) -> Iterator[None]:
+    """Leave word in the run folder of why a training failed, for ``inceptcli runs``."""
+    try:
+        yield
+    except StoppedError:
+        raise
+    except InceptcliError as error:
+        if t.device.is_first:
+            with suppress(OutputError):  # what failed may be the disk
+                word = {"exit_code": error.exit_code, "error": str(error)}
+                write_json(t.run_dir / FAILED, word)
+        raise
 
 
 def _description(t: Training, sources: Mapping[str, str]) -> dict[str, Any]:
@@ -278,11 +348,12 @@ def _text(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _fingerprints(photos: Photos, emit: Emit) -> bytes:
+def _fingerprints(photos: Photos, taught: bytes, emit: Emit) -> bytes:
     facts = [fact for fact in (photos.facts[i] for i in photos.indices("train")) if fact]
     if len(facts) > MOST:
         emit(Notice(f"the weights remember a sample of the {len(facts):,} training photographs"))
-    return make_fingerprints([f.content_sha256 for f in facts], [f.look for f in facts])
+    own = make_fingerprints([f.content_sha256 for f in facts], [f.look for f in facts])
+    return join_fingerprints(own, taught) if taught else own
 
 
 def _record(config: TrainConfig, photos: Photos, device: Device, outputs: int) -> Record:
@@ -344,7 +415,19 @@ def prepare_photos(
     looking = False  # from now on a batch in hand is finished, and the state saved
     if device.is_first:
         device.wait()
+    if divide:
+        _check_roles(photos)
     return photos
+
+
+def _check_roles(photos: Photos) -> None:
+    for role, least in (("train", 2), ("val", 1)):
+        count = len(photos.indices(role))
+        if count < least:
+            raise DataError(
+                f"{count} photographs for {role}, where it takes {least} or more; "
+                "give the split more of them"
+            )
 
 
 def _load_state(run_dir: Path, emit: Emit) -> Saved:

@@ -1,14 +1,58 @@
-"""Ctrl-C and SIGTERM: the first asks for a stop in good order, the second ends at once."""
+"""Ctrl-C and SIGTERM. A training stops in good order, every other work is given up cleanly."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Self
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name))
+
+
+class Interrupted(BaseException):
+    """A signal came: temporary files and processes are put away on the way out.
+
+    Attributes:
+        signum: Its number.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+def leave(signum: int, _frame: FrameType | None) -> None:
+    """End the process at once, with one line."""
+    with suppress(OSError):
+        os.write(2, b"error: stopped\n")
+    os._exit(128 + signum)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM raise ``Interrupted`` wherever the main thread is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _interrupt) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    at = frame
+    while at is not None:
+        if at.f_globals.get("__name__") == "importlib._bootstrap":
+            leave(signum, frame)  # torch aborts or goes wrong when its import is cut short
+        at = at.f_back
+    raise Interrupted(signum)
 
 
 class StopRequest:

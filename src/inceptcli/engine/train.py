@@ -17,9 +17,10 @@ from inceptcli.config import known
 from inceptcli.data.augment import Crop, Indices, change, flip, flip_draws
 from inceptcli.data.loader import Batch, Loader, batches, epoch_order, normalise
 from inceptcli.engine.checkpoint import save_epoch, save_if_due
+from inceptcli.engine.finetune import training_mode
 from inceptcli.engine.guard import Guard
 from inceptcli.engine.infer import infer_role
-from inceptcli.engine.optim import learning_rate, train_size
+from inceptcli.engine.optim import learning_rate, set_rate, train_size
 from inceptcli.engine.predict import Watch
 from inceptcli.engine.training import Training
 from inceptcli.errors import DataError
@@ -84,15 +85,21 @@ def train_one_epoch(training: Training) -> tuple[float, float]:
         crop=crop_of(t),
         pin=device.torch_device.type == "cuda",
     )
-    guard, clock = Guard(device.precision), Clock(t, loader, steps)
-    t.parallel.train()
+    guard, clock = Guard(device.precision, device.most), Clock(t, loader, steps)
+    training_mode(t)
     for batch in loader:
-        if len(batch.indices) < 2 and device.world == 1:
-            progress.step += 1  # its files have vanished, and batch norm needs two
+        few = len(batch.indices) < 2  # files have vanished, and batch norm needs two
+        if few and device.world == 1:
+            progress.step += 1
             continue
         seed_dropout(t)
         set_learning_rate(t, len(steps))
+        # Other processes wait for this one's part, small as it is: it takes the running statistics.
+        if few and not device.shares_batch_norm:
+            t.parallel.eval()
         losses, correct = train_step(t, batch, total=len(steps[batch.step]))
+        if few:
+            t.parallel.train()
         t.average.update((progress.epoch - 1) * len(steps) + progress.step)
         sums += torch.stack([losses.sum(), correct, torch.full_like(correct, len(losses))])
         progress.step += 1
@@ -104,15 +111,34 @@ def train_one_epoch(training: Training) -> tuple[float, float]:
     guard.check()
     check_lost(t)
     progress.note(device.sum(sums), clock.seconds)
+    if not progress.images:
+        raise DataError(f"no photograph of train can be read; go on with: {t.resume_command}")
     return progress.loss_sum / progress.images, progress.correct / progress.images
 
 
 def train_step(training: Training, batch: Batch, *, total: int) -> tuple[Tensor, Tensor]:
     """One step of the optimizer on this process's share of a batch of ``total`` images.
 
+    With ``--accumulate`` the gradients of its parts are summed; batch norm sees part by part.
+
     Returns:
         The losses (n,) of the share's images, and how many of them were classified rightly.
     """
+    t = training
+    t.optimizer.zero_grad(set_to_none=True)
+    parts = parts_of(batch, t.config.accumulate)
+    answers = []
+    for number, part in enumerate(parts, start=1):
+        with t.device.alone(t.parallel, until_last=number < len(parts)):
+            answers.append(add_gradients(t, part, total=total))
+    t.scaler.step(t.optimizer)
+    t.scaler.update()
+    losses, correct = zip(*answers, strict=True)
+    return torch.cat(losses), torch.stack(correct).sum()
+
+
+def add_gradients(training: Training, batch: Batch, *, total: int) -> tuple[Tensor, Tensor]:
+    """Add the gradients of some images of a batch of ``total``; their losses and hits."""
     t, device = training, training.device
     images = network_input(t, batch)  # (n, 3, S, S) float32
     labels = torch.from_numpy(t.photos.labels[batch.indices]).to(device.torch_device)  # (n,)
@@ -123,12 +149,19 @@ def train_step(training: Training, batch: Batch, *, total: int) -> tuple[Tensor,
         objective = objective + AUXILIARY_WEIGHT * t.objective_of(each.float(), labels).sum()
     # Gradients are averaged over processes; this makes that the mean over all images.
     loss = objective * (device.world / total)
-    t.optimizer.zero_grad(set_to_none=True)
     t.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    t.scaler.step(t.optimizer)
-    t.scaler.update()
     logits = logits.detach().float()
     return t.losses_of(logits, labels), (logits.argmax(dim=1) == labels).sum()
+
+
+def parts_of(batch: Batch, count: int) -> list[Batch]:
+    """A batch in ``count`` parts of equal size or one less, each of at least two images."""
+    count = max(1, min(count, len(batch.indices) // 2))
+    if count == 1:
+        return [batch]
+    indices = np.array_split(batch.indices, count)
+    images = torch.split(batch.images, [len(each) for each in indices])
+    return [Batch(batch.step, *pair) for pair in zip(indices, images, strict=True)]
 
 
 def network_input(training: Training, batch: Batch) -> Tensor:
@@ -159,8 +192,7 @@ def set_learning_rate(training: Training, steps_per_epoch: int) -> None:
     progress = training.progress
     step = (progress.epoch - 1) * steps_per_epoch + progress.step
     rate = learning_rate(training.config, step=step, steps_per_epoch=steps_per_epoch)
-    for group in training.optimizer.param_groups:
-        group["lr"] = rate
+    set_rate(training.optimizer, rate)
 
 
 def seed_dropout(training: Training) -> None:
@@ -175,6 +207,8 @@ def validate(training: Training) -> Validation:
     t = training
     which, logits = infer_role(t.average.network, t.photos, "val", t.device, watch=val_watch(t))
     check_lost(t)
+    if not len(which):
+        raise DataError(f"no photograph of val can be read; go on with: {t.resume_command}")
     labels = torch.from_numpy(t.photos.labels[which])
     losses = t.losses_of(logits, labels).double()  # (N,)
     right = (logits.argmax(dim=1) == labels).double()
@@ -194,20 +228,18 @@ def check_lost(training: Training) -> None:
         DataError: They are more than ``max_bad`` allows, as when a disk has gone.
     """
     t, lost = training, training.photos.store.lost
-    if len(lost) == t.lost:
+    count = t.device.most(len(lost))  # each process has missed its own; all end together
+    if count == t.lost:
         return
-    t.lost = len(lost)
+    t.lost = count
     one = next(reversed(lost.values()), None)
-    if one is None:
+    text = f"{count} photographs can no longer be read as they were"
+    if one is not None:
+        text += f", as {printable(t.photos.names[one.index])}: {one.reason}"
+    if count > t.config.max_bad * len(t.photos.indices("all")):
+        raise DataError(f"{text}; check the disk, then go on with: {t.resume_command}")
+    if count == 0:
         return  # all are back
-    text = (
-        f"{len(lost)} photographs can no longer be read as they were, "
-        f"as {printable(t.photos.names[one.index])}: {one.reason}"
-    )
-    if len(lost) > t.config.max_bad * len(t.photos.indices("all")):
-        raise DataError(
-            f"{text}; check the disk, then go on with: inceptcli train --resume {t.run_dir}"
-        )
     t.emit(Warned(f"{text}; they are left out"))
 
 

@@ -62,6 +62,8 @@ class Training:
         progress: Where it stands.
         saving: What of it is on the disk.
         lost: Photographs that could not be read when last told of.
+        taken: Names of the tensors that were taken over from other weights.
+        taught: Fingerprints of the photographs that those were trained on.
     """
 
     config: TrainConfig
@@ -84,3 +86,11 @@ class Training:
     progress: Progress = field(default_factory=Progress)
     saving: Saving = field(default_factory=Saving)
     lost: int = 0
+    taken: frozenset[str] = frozenset()
+    taught: bytes = b""
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with it."""
+        folder = str(self.run_dir)
+        return "inceptcli train --resume " + (f'"{folder}"' if " " in folder else folder)

@@ -1,4 +1,4 @@
-"""torchvision's GoogLeNet, for its pretrained weights. The only file with torchvision's networks.
+"""torchvision's GoogLeNet, for its pretrained weights.
 
 It is another network than the paper's: where that has 5x5 convolutions it has 3x3 (as the port
 of its weights has), no biases in convolutions, batch normalisation everywhere, one linear layer.

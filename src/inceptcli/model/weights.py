@@ -286,6 +286,18 @@ def _read(path: Path) -> bytes:
 # Tensors against the network
 
 
+def check_tensors(loaded: Any, *, arch: str) -> tuple[OrderedDict[str, Tensor], int]:
+    """What ``load_weights`` does with the tensors of a file; ``loaded`` may be anything.
+
+    Returns:
+        The tensors in the network's order, shapes and dtypes, and the number of outputs.
+
+    Raises:
+        ValueError: It is not a ``state_dict`` of ``arch``; the text continues "cannot use FILE: ".
+    """
+    return _fit(loaded, arch=arch)
+
+
 def _fit(loaded: Any, *, arch: str) -> tuple[OrderedDict[str, Tensor], int]:
     """``loaded`` in the network's order, shapes and dtypes, and its number of outputs.
 

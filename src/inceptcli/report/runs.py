@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -11,11 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from inceptcli.errors import DataError, OutputError
+from inceptcli.errors import DataError, DivergedError, OutputError
 from inceptcli.events import EpochDone
 from inceptcli.files import printable, read_csv, read_regular
 from inceptcli.runfolder import (
     CONFIG,
+    FAILED,
     FOLDS,
     HISTORY,
     LAST,
@@ -24,7 +26,7 @@ from inceptcli.runfolder import (
     read_description,
 )
 
-State = Literal["finished", "running", "stopped", "failed"]
+State = Literal["finished", "running", "stopped", "diverged", "failed"]
 _MAX_JSON_BYTES = 1 << 28
 
 
@@ -52,8 +54,10 @@ class Run:
         test: Accuracy on test, of a finished run with that role; of a run of several trainings
             the accuracy over all their test images.
         seconds: Sum over the epochs.
-        state: "finished"; "running" while a process holds it; "stopped" when it can be resumed;
-            "failed" when it ended before its first save.
+        state: "finished"; "running" while a process holds it; "diverged" when its numbers were no
+            longer finite; "failed" when an error ended it, or before its first save; "stopped"
+            when a signal or a kill did, and it can be resumed.
+        problem: The error that ended it, or what is damaged in its history; "" as a rule.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Run:
     test: Share | None
     seconds: float
     state: State
+    problem: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -91,7 +96,8 @@ def read_run(path: Path, *, name: str = "") -> Run:
     """
     description = read_description(path)
     settings = description["settings"]
-    history = read_history(path)
+    history, damage = _read_history(path)
+    failure = _read_json(path / FAILED)
     best = [row for row in history if row.best][-1:]
     metrics = _read_json(path / METRICS)
     val, test = _share(metrics, "val"), _share(metrics, "test")
@@ -112,19 +118,34 @@ def read_run(path: Path, *, name: str = "") -> Run:
         val=val,
         test=test,
         seconds=math.fsum(row.seconds for row in history),
-        state=_state(path, settings, folds),
+        state=_state(path, settings, folds, failure),
+        problem=str(failure.get("error", "")) or damage,
     )
 
 
 def read_history(path: Path) -> tuple[EpochDone, ...]:
-    """The rows of a run's ``history.csv``; none where there is none, or it is damaged."""
-    rows = []
-    with suppress(DataError, ValueError, TypeError, KeyError):
-        for row in read_csv(path / HISTORY):
+    """The rows of a run's ``history.csv`` up to where it is damaged; none where there is none."""
+    return _read_history(path)[0]
+
+
+def _read_history(path: Path) -> tuple[tuple[EpochDone, ...], str]:
+    """The rows, one an epoch, and what is damaged."""
+    if not (path / HISTORY).exists():
+        return (), ""
+    rows: dict[int, EpochDone] = {}
+    damage = ""
+    try:
+        table = read_csv(path / HISTORY)
+        damage = f"{HISTORY}: {table.damage}" if table.damage else ""
+        for row in table:
             numbers = {name: float(text or "nan") for name, text in row.items()}
             epoch, best = int(numbers.pop("epoch")), bool(numbers.pop("best"))
-            rows.append(EpochDone(epoch=epoch, best=best, **numbers))
-    return tuple(rows)
+            if epoch in rows:
+                damage = f"{HISTORY} has epoch {epoch} twice"
+            rows[epoch] = EpochDone(epoch=epoch, best=best, **numbers)
+    except (DataError, ValueError, TypeError, KeyError) as error:
+        damage = f"{HISTORY}: {error}"
+    return tuple(rows.values()), damage
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,18 +200,22 @@ def find_run(runs: Path, name: str) -> Path:
         DataError: There is none.
     """
     for path in (Path(name), runs / name):
-        if (path / CONFIG).is_file():
+        if _is_run(path):
             return path
     raise DataError(f"no run {printable(name)}, here or in {printable(str(runs))}")
 
 
 def _folders(folder: Path) -> Sequence[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if (path / CONFIG).is_file())
+        return sorted(path for path in folder.iterdir() if _is_run(path))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise OutputError(printable(f"cannot list {folder}: {error.strerror}")) from error
+
+
+def _is_run(path: Path) -> bool:
+    return os.path.isfile(path / CONFIG)  # noqa: PTH113 - Path.is_file raises where forbidden
 
 
 def _with_parts(runs: Path, path: Path) -> Iterator[Run]:
@@ -201,9 +226,17 @@ def _with_parts(runs: Path, path: Path) -> Iterator[Run]:
             yield read_run(each, name=each.relative_to(runs).as_posix())
 
 
-def _state(path: Path, settings: Mapping[str, Any], folds: Mapping[str, Any]) -> State:
+def _state(
+    path: Path,
+    settings: Mapping[str, Any],
+    folds: Mapping[str, Any],
+    failure: Mapping[str, Any],
+) -> State:
     if is_in_use(path):
         return "running"
+    if failure:
+        diverged = failure.get("exit_code") == DivergedError.exit_code
+        return "diverged" if diverged else "failed"
     if folds:
         wanted = (settings.get("folds") or 1) * (settings.get("repeats") or 1)
         return "finished" if len(folds["folds"]) == wanted else "stopped"

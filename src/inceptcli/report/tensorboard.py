@@ -9,6 +9,7 @@ from typing import Self
 
 from inceptcli.errors import UsageError
 from inceptcli.events import Emit, EpochDone, Event, TrainingStarted, Warned
+from inceptcli.report.runs import read_history
 
 try:
     from torch.utils.tensorboard import SummaryWriter
@@ -32,8 +33,9 @@ TAGS = {
 class EventFiles:
     """Writes the epochs of each training into its run folder, and hands every event on.
 
-    What cannot be written is a warning: no training ends for its event files. An epoch that is
-    trained again after a stop takes the place of the one before it.
+    What cannot be written is a warning: no training ends for its event files. When a training goes
+    on, the epochs so far are written anew from its history: a kill may have come between the two,
+    or they were not asked for before.
 
     Args:
         emit: Told of every event.
@@ -59,19 +61,20 @@ class EventFiles:
         self._emit(event)
         try:
             if isinstance(event, TrainingStarted):
-                self._begin(Path(event.run) / FOLDER, event.first_epoch)
+                self._begin(Path(event.run))
             elif isinstance(event, EpochDone) and self._writer is not None:
                 self._write(self._writer, event)
         except OSError as error:
             self._writer = None
             self._emit(Warned(f"no more event files for TensorBoard: {error}"))
 
-    def _begin(self, folder: Path, first_epoch: int) -> None:
+    def _begin(self, run: Path) -> None:
         self._end()
-        if first_epoch == 1 and folder.is_dir():
-            for path in folder.glob("events.out.tfevents.*"):  # of the run that is replaced
-                path.unlink()
-        self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
+        for path in (run / FOLDER).glob("events.out.tfevents.*"):
+            path.unlink()
+        self._writer = SummaryWriter(str(run / FOLDER))
+        for row in read_history(run):
+            self._write(self._writer, row)
 
     @staticmethod
     def _write(writer: SummaryWriter, row: EpochDone) -> None:

@@ -1,0 +1,186 @@
+"""One GPU against the plain script on it, in under five minutes: `python -m benchmarks.gpu`.
+
+step: the script and the engine at batch 32 and 256, with the share of the bf16 matrix rate.
+decode: JPEG files to pixels on the CPU's processes and on the GPU.
+cache: an epoch whose pixels are kept, images a second, and the share of time spent waiting.
+run: 40 epochs of 2,142 photographs, the tutorial's number, in seconds.
+
+Needs CUDA. `--device cpu` with small numbers tries the benchmark itself, nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks import plain
+from benchmarks.measure import (
+    CLASSES,
+    PLAIN,
+    Case,
+    Line,
+    lines_of,
+    matrix_rate,
+    options_of,
+    report,
+    seconds_now,
+    take_turns,
+    write_photographs,
+)
+from benchmarks.train import engine, epoch_of, flop_of_an_image
+from torchvision.io import decode_jpeg, read_file
+
+from inceptcli.config import resolve
+from inceptcli.console import say
+from inceptcli.data.loader import Loader
+from inceptcli.data.machine import default_workers
+from inceptcli.data.reader import PixelSpec, read
+from inceptcli.engine.run import run
+from inceptcli.engine.train import batches_of, crop_of, train_one_epoch, train_step
+from inceptcli.engine.training import Training
+
+WORKS = ("step", "decode", "cache", "run")
+STEPS = 10
+
+
+def main() -> None:
+    """Measure what was asked for."""
+    parser = options_of("gpu", __doc__, WORKS)
+    parser.set_defaults(images=2142)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--batches", type=int, nargs="+", default=[32, 256])
+    parser.add_argument("--epochs", type=int, default=40)
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(f"torch {torch.__version__} finds no CUDA device here: nothing to measure")
+    lines: list[Line] = []
+    more: dict[str, Any] = _rates(options)
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        small = write_photographs(place / "small", options.photos, count=options.images, side=256)
+        for work in options.only:
+            say(work)
+            found, facts = globals()[f"_{work}"](place, small, options)
+            lines += found
+            more |= facts
+    report("gpu", lines, options.json, **more)
+
+
+def _rates(options: argparse.Namespace) -> dict[str, Any]:
+    device, side = options.device, 8192 if options.device == "cuda" else 512
+    block = torch.empty(side, side, device=device)
+    taken = []
+    for _ in range(5):
+        started = seconds_now(device)
+        block.clone()
+        taken.append(seconds_now(device) - started)
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "bf16_matrix_flops": matrix_rate(torch.bfloat16, device=device, side=side),
+        "memory_bytes_a_second": 2 * block.nbytes / min(taken),
+    }
+
+
+def _step(
+    place: Path, small: Path, options: argparse.Namespace
+) -> tuple[list[Line], dict[str, Any]]:
+    device, size = options.device, options.img_size
+    lines, facts = [], {}
+    work = flop_of_an_image(size)
+    for batch in options.batches:
+        images = torch.randn(batch, 3, size, size)
+        batches = [(images, torch.arange(batch) % CLASSES)] * STEPS
+        model = plain.network(CLASSES, size, device)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+
+        def script(b=batches, m=model, o=optimizer) -> float:  # type: ignore[no-untyped-def]
+            started = seconds_now(device)
+            plain.train_epoch(b, m, o, device)
+            return len(b) * len(b[0][1]) / (seconds_now(device) - started)
+
+        with engine(small, place, image_size=size, precision="auto", batch_size=batch) as training:
+            name = f"step, batch {batch} ({training.device.precision})"
+            cases: dict[str, Case] = {PLAIN: script, name: _engine_step(training, device)}
+            rates = take_turns(cases, rounds=options.rounds)
+        lines += lines_of(rates, "images/s")
+        facts[f"flops_a_second, batch {batch}"] = lines[-1].rate * work
+    return lines, facts
+
+
+def _engine_step(training: Training, device: str) -> Case:
+    steps = batches_of(training, 1)
+    batch = next(iter(Loader(training.photos.store, steps, crop=crop_of(training))))
+    training.parallel.train()
+
+    def once() -> float:
+        started = seconds_now(device)
+        for _ in range(STEPS):
+            train_step(training, batch, total=len(batch.indices))
+        return len(batch.indices) * STEPS / (seconds_now(device) - started)
+
+    return once
+
+
+def _decode(
+    place: Path, small: Path, options: argparse.Namespace
+) -> tuple[list[Line], dict[str, Any]]:
+    paths, spec = sorted(small.rglob("*.jpg")), PixelSpec(options.img_size, "stretch", 150.0)
+
+    def processes() -> float:
+        started = seconds_now()
+        found = sum(1 for _ in read(paths, spec, workers=default_workers()))
+        return found / (seconds_now() - started)
+
+    def on_device() -> float:
+        started = seconds_now(options.device)
+        for start in range(0, len(paths), 128):
+            data = [read_file(str(path)) for path in paths[start : start + 128]]
+            decode_jpeg(data, device=options.device)
+        return len(paths) / (seconds_now(options.device) - started)
+
+    name = f"decoding in {default_workers()} processes"
+    cases: dict[str, Case] = {f"decoding on {options.device}": on_device, name: processes}
+    rates = take_turns(cases, rounds=3)
+    note = {name: f"resized too; against torchvision's decoder on {options.device}"}
+    return lines_of(rates, "files/s", against=f"decoding on {options.device}", notes=note), {}
+
+
+def _cache(
+    place: Path, small: Path, options: argparse.Namespace
+) -> tuple[list[Line], dict[str, Any]]:
+    rates, waits = {}, {}
+    for cache in ("ram", str(place / "disk")):
+        with engine(
+            small, place, image_size=options.img_size, precision="auto", cache=cache
+        ) as training:
+            epoch_of(training)
+            name = "in memory" if cache == "ram" else "on disk"
+            started = seconds_now(options.device)
+            train_one_epoch(training)
+            seconds = seconds_now(options.device) - started
+            rates[f"epoch with pixels {name}, images/s"] = training.progress.images / seconds
+            waits[f"seconds waited for pixels {name}"] = training.progress.wait_seconds
+    return [], rates | waits
+
+
+def _run(
+    place: Path, small: Path, options: argparse.Namespace
+) -> tuple[list[Line], dict[str, Any]]:
+    typed = {
+        "root": small,
+        "image_size": options.img_size,
+        "epochs": options.epochs,
+        "device": options.device,
+        "precision": "auto",
+        "cache": str(place / "cache"),
+        "output": place / "whole",
+    }
+    done = run(resolve("tutorial", typed)[0])
+    return [], {f"{options.epochs} epochs of {options.images} photographs, seconds": done.seconds}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Speed of prediction and evaluation from JPEG files of 256 pixels against the plain loop.
+
+network: pixels to answers, with what single levers give alone.
+files: from files to rows, as `inceptcli predict DIR` and the script do it.
+role: a role measured from the cache, as validation and `evaluate` do it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from benchmarks import plain
+from benchmarks.measure import (
+    CLASSES,
+    PLAIN,
+    Case,
+    Line,
+    lines_of,
+    options_of,
+    print_lines,
+    save,
+    seconds_now,
+    take_turns,
+    write_photographs,
+)
+from benchmarks.train import engine
+from torch.utils.data import DataLoader
+
+from inceptcli.config import Precision
+from inceptcli.console import say
+from inceptcli.data.machine import default_workers
+from inceptcli.engine import infer
+from inceptcli.engine.device import choose_device
+from inceptcli.engine.predict import Input, Question, predict
+from inceptcli.model.fold import fold_batch_norm
+from inceptcli.model.inception import InceptionV1
+from inceptcli.model.weights import Record, save_weights
+
+WORKS = ("network", "files", "role")
+BATCH = plain.BATCH_SIZE
+
+
+def main() -> None:
+    """Measure what was asked for."""
+    options = options_of("predict", __doc__, WORKS).parse_args()
+    lines: list[Line] = []
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        small = write_photographs(place / "small", options.photos, count=options.images, side=256)
+        for work in options.only:
+            say(work)
+            lines += globals()[f"_{work}"](place, small, options)
+            save("predict", lines, options.json)  # the next one may take long
+    print_lines(lines)
+
+
+def _network(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
+    size = options.img_size
+    images = torch.randn(BATCH, 3, size, size)
+    pixels = torch.randint(0, 256, (BATCH, size, size, 3), dtype=torch.uint8)
+    script = plain.network(CLASSES, size).eval()
+    folded = fold_batch_norm(script)
+    model = InceptionV1(CLASSES, image_size=size)
+    rows = images.to(memory_format=torch.channels_last)
+    turned = plain.network(CLASSES, size).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    cases: dict[str, Case] = {
+        PLAIN: _rate(lambda: script(images)),
+        "channels last alone": _rate(lambda: turned(rows)),
+        "folding alone": _rate(lambda: folded(images)),
+    }
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    for precision in precisions:
+        classifier = infer.Classifier(model, choose_device("cpu", precision))
+        cases[f"inceptcli, {precision}"] = _rate(lambda ask=classifier: ask.logits(pixels))  # type: ignore[misc]
+    return lines_of(take_turns(cases, rounds=options.rounds), "images/s")
+
+
+def _rate(work: Case) -> Case:
+    def run() -> float:
+        started = seconds_now()
+        with torch.inference_mode():
+            work()
+            work()
+        return 2 * BATCH / (seconds_now() - started)
+
+    return run
+
+
+def _files(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
+    size = options.img_size
+    script = plain.network(CLASSES, size)
+    every = plain.photographs(small, size)
+    loaded = load_random(place, size)
+    device = choose_device("auto", "auto")
+    question = Question(workers=default_workers())
+    names = [Input(path) for path, _ in every.samples]
+
+    def rows() -> float:
+        started = seconds_now()
+        answers = predict(names, loaded, loaded.answer(device), question)
+        count = sum(row.error is None for row in answers)
+        assert count == len(names)
+        return count / (seconds_now() - started)
+
+    def loop() -> float:
+        started = seconds_now()
+        plain.evaluate(DataLoader(every, BATCH), script)
+        return len(every) / (seconds_now() - started)
+
+    name = f"prediction of files of 256 px ({device.precision})"
+    cases: dict[str, Case] = {PLAIN: loop, name: rows}
+    return lines_of(take_turns(cases, rounds=options.rounds), "images/s", at_least={name: 3.4})
+
+
+def load_random(place: Path, size: int) -> infer.Loaded:
+    """A network with random weights, written to ``model.pth`` and loaded as the commands do."""
+    record = Record(
+        arch="inception_v1",
+        classes=tuple(f"class{i}" for i in range(CLASSES)),
+        outputs=CLASSES,
+        image_size=size,
+        resize="stretch",
+        recipe="tutorial",
+        settings={},
+        versions={},
+    )
+    model = InceptionV1(CLASSES, image_size=size)
+    save_weights(place / "model.pth", model.state_dict(), record)
+    return infer.load_network(place / "model.pth")
+
+
+def _role(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
+    size = options.img_size
+    every = plain.photographs(small, size)
+    with engine(small, place, image_size=size, precision="auto") as training:
+        script = plain.network(CLASSES, size)
+        name = f"evaluation of a known folder ({training.device.precision})"
+
+        def role() -> float:
+            started = seconds_now()
+            answers = infer.infer_role(training.model, training.photos, "train", training.device)
+            return len(answers.which) / (seconds_now() - started)
+
+        def loop() -> float:
+            started = seconds_now()
+            plain.evaluate(DataLoader(every, BATCH), script)
+            return len(every) / (seconds_now() - started)
+
+        cases: dict[str, Case] = {PLAIN: loop, name: role}
+        rates = take_turns(cases, rounds=options.rounds)
+    return lines_of(rates, "images/s", at_least={name: 3.4})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Benchmarks: what they compute from what they measure, and one whole small one."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import ROOT
+from inceptcli.model.inception import InceptionV1
+
+
+def test_the_fine_tuning_experiment_reports_paired_gains_and_goes_on(
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two drawn classes first, the third and its like after; one epoch, then a second seed."""
+    (photos / "fox").mkdir()
+    for path in sorted((photos / "cat").iterdir())[:16]:
+        path.rename(photos / "fox" / path.name)
+    for path in sorted((photos / "eel").iterdir())[:4]:
+        path.rename(photos / "cat" / f"eel{path.name}")
+    out = tmp_path / "out.json"
+    words = ["--first", "2", "--first-epochs", "1", "--epochs", "1", "--img-size", "32"]
+    words += ["--images", "3", "--threads", "1", "--json", str(out)]
+    monkeypatch.setenv("INCEPTCLI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.setattr("inceptcli.config.FINE_TUNING", {"epochs": 2})
+    main = importlib.import_module("benchmarks.finetune").main
+    for seeds in (["1"], ["1", "2"]):
+        monkeypatch.setattr(sys, "argv", ["finetune", str(photos), *words, "--seeds", *seeds])
+        main()
+    table = capsys.readouterr().out
+    first, *rows = json.loads(out.read_text())["trainings"]
+    assert first["way"] == "first"
+    assert len(rows) == 6  # those of the first seed were kept
+    found = {(row["way"], row["seed"]): row for row in rows}
+    assert {row["epochs"] for row in rows if row["way"] == "fine-tuned"} == {2}
+    gains = [
+        100 * (found["fine-tuned", seed]["accuracy"] - found["random", seed]["accuracy"])
+        for seed in (1, 2)
+    ]
+    centre, half = sum(gains) / 2, 12.7062 * abs(gains[0] - gains[1]) / 2  # Student, one degree
+    assert f"{centre:+.1f} ({centre - half:+.1f} to {centre + half:+.1f})" in table
+
+
+def test_the_ratios_are_those_of_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    measure = importlib.import_module("benchmarks.measure")
+    seen: list[str] = []
+    rates = {"plain loop": iter([0.0, 2.0, 4.0, 1.0]), "ours": iter([0.0, 6.0, 4.0, 5.0])}
+    cases = {
+        name: lambda name=name, each=each: seen.append(name) or next(each)
+        for name, each in rates.items()
+    }
+    found = measure.take_turns(cases, rounds=3)
+    assert seen == [*rates, "plain loop", "ours", "ours", "plain loop", "plain loop", "ours"]
+    (line,) = measure.lines_of(found, "images/s", at_least={"ours": 3.0})
+    assert (line.plain, line.rate) == (2.0, 5.0)
+    assert (line.lowest, line.ratio, line.highest, line.at_least) == (1.0, 3.0, 5.0, 3.0)
+
+
+def test_the_page_takes_the_tables_and_keeps_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    page = importlib.import_module("benchmarks.page")
+    measure = importlib.import_module("benchmarks.measure")
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
+    (tmp_path / "page.md").write_text("before\n<!-- data -->\nold\n<!-- end of data -->\nafter\n")
+    line = measure.Line("work", "files/s", 1.0, 2.0, 2.0, 1.5, 2.5, 3.0, "a note")
+    for _ in range(2):  # writing twice changes nothing more
+        measure.report("data", [line], tmp_path / "data.json", allowed={"--help": 0.4})
+        page.main()
+        text = (tmp_path / "page.md").read_text()
+    assert text.startswith("before\n<!-- data -->\n")
+    assert text.endswith("\n<!-- end of data -->\nafter\n")
+    assert "old" not in text
+    assert "| work | files/s | 1 | 2 | 2.00 | 1.50 to 2.50 | 3 | a note |" in text
+    assert "- allowed: --help 0.4" in text
+
+
+def test_the_plain_loop_is_the_scripts_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keys and shapes, and answers that are probabilities, as the tutorial's softmax gives."""
+    monkeypatch.syspath_prepend(ROOT)
+    plain = importlib.import_module("benchmarks.plain")
+    model = plain.network(4, 64).eval()
+    keys = {name: value.shape for name, value in model.state_dict().items()}
+    assert keys == {n: v.shape for n, v in InceptionV1(4, image_size=64).state_dict().items()}
+    assert model(torch.randn(2, 3, 64, 64)).sum(1).tolist() == pytest.approx([1.0, 1.0])
