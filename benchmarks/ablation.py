@@ -19,7 +19,7 @@ from inceptcli.console import print_table, say
 WHOLE = "whole recipe"
 LEFT_OUT: dict[str, dict[str, Any]] = {
     WHOLE: {},
-    "norm in the stem": {"arch": "inception_v1"},
+    "network (inception_v1 instead)": {"arch": "inception_v1"},
     "AdamW (Adam instead)": {"optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0},
     "weight decay": {"weight_decay": 0.0},
     "warm-up": {"warmup_epochs": 0.0},

@@ -18,9 +18,8 @@ from benchmarks.measure import (
     Case,
     Line,
     lines_of,
+    measure,
     options_of,
-    print_lines,
-    save,
     seconds_now,
     take_turns,
     write_photographs,
@@ -29,20 +28,16 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from inceptcli.config import resolve
-from inceptcli.console import say
 from inceptcli.data.augment import Crop, change, flip, flip_draws
 from inceptcli.data.loader import normalise
 from inceptcli.data.machine import default_workers
 from inceptcli.data.prepare import prepare
 from inceptcli.data.reader import PixelSpec, read
 
-WORKS = ("decode", "cache", "augment")
-
 
 def main() -> None:
     """Measure what was asked for."""
     options = options_of("data", __doc__, WORKS).parse_args()
-    lines: list[Line] = []
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         folders = {
@@ -53,11 +48,7 @@ def main() -> None:
                 place / "large", options.photos, count=max(8, options.images // 4), side=3000
             ),
         }
-        for work in options.only:
-            say(work)
-            lines += globals()[f"_{work}"](place, folders, options)
-            save("data", lines, options.json)  # the next one may take long
-    print_lines(lines)
+        measure("data", WORKS, options, place, folders)
 
 
 def _decode(place: Path, folders: dict[str, Path], options: argparse.Namespace) -> list[Line]:
@@ -138,6 +129,8 @@ def _counted(count: int, work: object) -> Case:
 
     return run
 
+
+WORKS = {"decode": _decode, "cache": _cache, "augment": _augment}
 
 if __name__ == "__main__":
     main()

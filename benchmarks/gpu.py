@@ -30,19 +30,16 @@ from benchmarks.measure import (
     take_turns,
     write_photographs,
 )
-from benchmarks.train import engine, epoch_of, flop_of_an_image
+from benchmarks.train import engine, engine_step, epoch_of, flop_of_an_image
 from torchvision.io import decode_jpeg, read_file
 
 from inceptcli.config import resolve
 from inceptcli.console import say
-from inceptcli.data.loader import Loader
 from inceptcli.data.machine import default_workers
 from inceptcli.data.reader import PixelSpec, read
 from inceptcli.engine.run import run
-from inceptcli.engine.train import batches_of, crop_of, train_one_epoch, train_step
-from inceptcli.engine.training import Training
+from inceptcli.engine.train import train_one_epoch
 
-WORKS = ("step", "decode", "cache", "run")
 STEPS = 10
 
 
@@ -63,7 +60,7 @@ def main() -> None:
         small = write_photographs(place / "small", options.photos, count=options.images, side=256)
         for work in options.only:
             say(work)
-            found, facts = globals()[f"_{work}"](place, small, options)
+            found, facts = WORKS[work](place, small, options)
             lines += found
             more |= facts
     report("gpu", lines, options.json, **more)
@@ -103,25 +100,11 @@ def _step(
 
         with engine(small, place, image_size=size, precision="auto", batch_size=batch) as training:
             name = f"step, batch {batch} ({training.device.precision})"
-            cases: dict[str, Case] = {PLAIN: script, name: _engine_step(training, device)}
+            cases: dict[str, Case] = {PLAIN: script, name: engine_step(training, STEPS)}
             rates = take_turns(cases, rounds=options.rounds)
         lines += lines_of(rates, "images/s")
         facts[f"flops_a_second, batch {batch}"] = lines[-1].rate * work
     return lines, facts
-
-
-def _engine_step(training: Training, device: str) -> Case:
-    steps = batches_of(training, 1)
-    batch = next(iter(Loader(training.photos.store, steps, crop=crop_of(training))))
-    training.parallel.train()
-
-    def once() -> float:
-        started = seconds_now(device)
-        for _ in range(STEPS):
-            train_step(training, batch, total=len(batch.indices))
-        return len(batch.indices) * STEPS / (seconds_now(device) - started)
-
-    return once
 
 
 def _decode(
@@ -181,6 +164,8 @@ def _run(
     done = run(resolve("tutorial", typed)[0])
     return [], {f"{options.epochs} epochs of {options.images} photographs, seconds": done.seconds}
 
+
+WORKS = {"step": _step, "decode": _decode, "cache": _cache, "run": _run}
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,7 @@ import argparse
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -199,11 +199,26 @@ def write_photographs(folder: Path, source: Path | None, *, count: int, side: in
     return folder
 
 
-def options_of(name: str, about: str | None, works: Sequence[str]) -> argparse.ArgumentParser:
+def measure(
+    name: str,
+    works: Mapping[str, Callable[..., list[Line]]],
+    options: argparse.Namespace,
+    *arguments: Any,
+) -> None:
+    """Do each work that was asked for, and keep the lines so far, since the next may take long."""
+    lines: list[Line] = []
+    for work in options.only:
+        say(work)
+        lines += works[work](*arguments, options)
+        save(name, lines, options.json)
+    print_lines(lines)
+
+
+def options_of(name: str, about: str | None, works: Iterable[str]) -> argparse.ArgumentParser:
     """The options that every benchmark of speed has."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
     parser.add_argument("photos", type=Path, nargs="?", help="class folders of JPEG files")
-    parser.add_argument("--only", nargs="+", choices=works, default=list(works))
+    parser.add_argument("--only", nargs="+", choices=tuple(works), default=list(works))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--img-size", type=int, default=224)
     parser.add_argument("--images", type=int, default=128, help="in each epoch")

@@ -19,9 +19,8 @@ from benchmarks.measure import (
     Case,
     Line,
     lines_of,
+    measure,
     options_of,
-    print_lines,
-    save,
     seconds_now,
     take_turns,
     write_photographs,
@@ -30,7 +29,6 @@ from benchmarks.train import engine
 from torch.utils.data import DataLoader
 
 from inceptcli.config import Precision
-from inceptcli.console import say
 from inceptcli.data.machine import default_workers
 from inceptcli.engine import infer
 from inceptcli.engine.device import choose_device
@@ -39,22 +37,16 @@ from inceptcli.model.fold import fold_batch_norm
 from inceptcli.model.inception import InceptionV1
 from inceptcli.model.weights import Record, save_weights
 
-WORKS = ("network", "files", "role")
 BATCH = plain.BATCH_SIZE
 
 
 def main() -> None:
     """Measure what was asked for."""
     options = options_of("predict", __doc__, WORKS).parse_args()
-    lines: list[Line] = []
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         small = write_photographs(place / "small", options.photos, count=options.images, side=256)
-        for work in options.only:
-            say(work)
-            lines += globals()[f"_{work}"](place, small, options)
-            save("predict", lines, options.json)  # the next one may take long
-    print_lines(lines)
+        measure("predict", WORKS, options, place, small)
 
 
 def _network(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
@@ -153,6 +145,8 @@ def _role(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
         rates = take_turns(cases, rounds=options.rounds)
     return lines_of(rates, "images/s", at_least={name: 3.4})
 
+
+WORKS = {"network": _network, "files": _files, "role": _role}
 
 if __name__ == "__main__":
     main()

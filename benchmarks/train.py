@@ -28,9 +28,8 @@ from benchmarks.measure import (
     Line,
     lines_of,
     matrix_rate,
+    measure,
     options_of,
-    print_lines,
-    save,
     seconds_now,
     take_turns,
     write_photographs,
@@ -50,7 +49,6 @@ from inceptcli.engine.training import Training
 from inceptcli.events import silent
 from inceptcli.files import read_csv
 
-WORKS = ("step", "epoch", "large", "memory", "processes")
 STEPS = 2  # in each turn
 BATCH = plain.BATCH_SIZE
 
@@ -58,17 +56,12 @@ BATCH = plain.BATCH_SIZE
 def main() -> None:
     """Measure what was asked for."""
     options = options_of("train", __doc__, WORKS).parse_args()
-    lines: list[Line] = []
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         small = write_photographs(
             place / "small", options.photos, count=options.images * 5 // 4, side=256
         )
-        for work in options.only:
-            say(work)
-            lines += globals()[f"_{work}"](place, small, options)
-            save("train", lines, options.json)  # the next one may take long
-    print_lines(lines)
+        measure("train", WORKS, options, place, small)
 
 
 @contextmanager
@@ -121,8 +114,8 @@ def _step(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
         engine(small, place, image_size=size, precision="fp32") as exact,
         engine(small, place, image_size=size, precision="bf16") as rounded,
     ):
-        cases["inceptcli, fp32"] = _engine_step(exact)
-        cases["inceptcli, bf16"] = _engine_step(rounded)
+        cases["inceptcli, fp32"] = engine_step(exact, STEPS)
+        cases["inceptcli, bf16"] = engine_step(rounded, STEPS)
         rates = take_turns(cases, rounds=options.rounds)
     chosen = choose_device("cpu", "auto")
     say(f"--precision auto takes {chosen.precision} here: {chosen.reason}")
@@ -163,16 +156,18 @@ def _plain_step(
     return run
 
 
-def _engine_step(training: Training) -> Case:
-    steps = batches_of(training, 1)
-    batch = next(iter(Loader(training.photos.store, steps, crop=crop_of(training))))
+def engine_step(training: Training, steps: int) -> Case:
+    """The program's own step, so many of them a turn."""
+    device = training.device.torch_device.type
+    order = batches_of(training, 1)
+    batch = next(iter(Loader(training.photos.store, order, crop=crop_of(training))))
     training.parallel.train()
 
     def run() -> float:
-        started = seconds_now()
-        for _ in range(STEPS):
+        started = seconds_now(device)
+        for _ in range(steps):
             train_step(training, batch, total=len(batch.indices))
-        return len(batch.indices) * STEPS / (seconds_now() - started)
+        return len(batch.indices) * steps / (seconds_now(device) - started)
 
     return run
 
@@ -307,6 +302,14 @@ def _trained(launcher: list[str], place: Path, small: Path, options: argparse.Na
     history = read_csv(place / "trained" / "history.csv")
     return options.images / float(history[-1]["seconds"])
 
+
+WORKS = {
+    "step": _step,
+    "epoch": _epoch,
+    "large": _large,
+    "memory": _memory,
+    "processes": _processes,
+}
 
 if __name__ == "__main__":
     main()

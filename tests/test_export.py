@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +27,13 @@ from inceptcli.cli import main
 from inceptcli.data.image import fit, open_image
 from inceptcli.data.loader import normalise
 from inceptcli.engine import export as engine
+from inceptcli.engine import onnx as exported
 from inceptcli.engine import parity
 from inceptcli.engine.device import choose_device
 from inceptcli.engine.infer import Classifier, load_network
 from inceptcli.engine.onnx import Description, load_onnx, open_onnx, seal
 from inceptcli.engine.predict import softmax
-from inceptcli.errors import WeightsError
+from inceptcli.errors import UsageError, WeightsError
 from inceptcli.model.inception import ARCHITECTURES, build
 from inceptcli.model.pipeline import Pipeline
 from inceptcli.model.weights import Record, load_weights, save_weights
@@ -779,21 +779,12 @@ class Server:
         self.url = f"http://127.0.0.1:{self.http.server_port}/index.html"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """The system's Chromium, driven by Playwright."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("no chromium: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    arguments = (
-        *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-        *("--disable-background-networking", "--disable-component-update"),
-    )
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=chromium, args=arguments)
-        yield running
-        running.close()
+def test_an_exported_network_is_refused_by_several_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="without torchrun"):
+        exported.check_options(None, None, named=False)
 
 
 def test_the_page_classifies_what_is_dropped_on_it(

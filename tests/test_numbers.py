@@ -18,7 +18,7 @@ from inceptcli.config import MEAN, STD, TrainConfig, resolve
 from inceptcli.data.loader import Batch
 from inceptcli.data.prepare import prepare
 from inceptcli.engine import device as device_module
-from inceptcli.engine import infer
+from inceptcli.engine import infer, predict
 from inceptcli.engine.device import Device, choose_device
 from inceptcli.engine.optim import balanced_class_weights, learning_rate, loss_per_image
 from inceptcli.engine.run import set_up
@@ -106,7 +106,7 @@ def test_answers_do_not_depend_on_the_batch(
     torch.manual_seed(0)
     model = InceptionV1(3, image_size=64)
     whole = infer.infer_role(model, found, "all", CPU).logits
-    monkeypatch.setattr(infer, "BATCH_SIZE", batch_size)
+    monkeypatch.setattr(predict, "BATCH_SIZE", batch_size)
     parts = infer.infer_role(model, found, "all", CPU).logits
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
 
@@ -272,3 +272,24 @@ def test_under_torchrun_predictions_come_in_order(photos: Path, tmp_path: Path) 
             theirs["error"],
         )
         assert ours["probability"] == pytest.approx(theirs["probability"], abs=1e-5)
+
+
+def test_under_torchrun_one_process_tells_the_figures(photos: Path, tmp_path: Path) -> None:
+    """evaluate: the figures of two processes are those of one, and are printed once."""
+    model = tmp_path / "model.pth"
+    torch.manual_seed(0)
+    torch.save(InceptionV1(3, image_size=32).state_dict(), model)
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    words = ["-m", "inceptcli", "evaluate", str(photos), "-m", str(model), "--classes-from"]
+    words += [str(photos), "--role", "all", "-j", "0", "--json"]
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29536"]
+    told = []
+    for command in ([sys.executable, *words], [sys.executable, *launch, *words]):
+        done = subprocess.run(
+            command, env=environment, timeout=200, capture_output=True, text=True, check=True
+        )
+        told.append(json.loads(done.stdout))
+    one, two = told
+    for name in ("images", "accuracy", "confusion"):
+        assert one[name] == two[name], name
+    assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)

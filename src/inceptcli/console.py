@@ -308,7 +308,7 @@ class Listener:
 
     def _batch(self, event: BatchDone) -> None:
         doing = "training" if event.role == "train" else "validating"
-        task = f"epoch {event.epoch}/{self._epochs} {doing}"
+        task = f"epoch {event.epoch}/{self._epochs} {doing}" if self._epochs else doing
         wait = f", waiting for data {event.wait_share:.0%}" if event.role == "train" else ""
         note = f"  {event.images_per_second:.1f} images/s{wait}"
         self._move(task, event.done, event.total, note)

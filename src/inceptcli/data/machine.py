@@ -31,6 +31,11 @@ def processes_here() -> int:
     return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
+def process_count() -> int:
+    """How many processes torchrun has started in all, 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def free_memory() -> int:
     """Bytes that this process may take now, its share when torchrun started several here."""
     free = _free_in_system()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from inceptcli.config import DeviceName, Precision, one_of
+from inceptcli.data.machine import default_workers, process_count
 from inceptcli.errors import ResourceError, UsageError
 
 _WORTH_IT = 1.2  # times the speed of float32, from which on bf16's rounding is worth it
@@ -148,7 +149,7 @@ def choose_device(name: str, precision: str) -> Device:
         torch.set_float32_matmul_precision("high")  # TF32; --precision fp32 on CPU is exact
         torch.backends.cudnn.benchmark = True
     if world > 1 and not dist.is_initialized():
-        torch.set_num_threads(max(1, _processors() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        torch.set_num_threads(default_workers())
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30)
         )
@@ -156,11 +157,6 @@ def choose_device(name: str, precision: str) -> Device:
     on = Device(device, chosen, reason, rank, world)
     chosen, reason = on.share(f"{chosen}\n{reason}").split("\n")  # each has measured for itself
     return replace(on, precision=chosen, reason=reason)
-
-
-def process_count() -> int:
-    """How many processes torchrun has started, 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_first_process() -> bool:
@@ -242,7 +238,3 @@ def _bf16_gain() -> float:
                 taken.append(time.perf_counter() - started)
             seconds[dtype] = min(taken)  # what disturbs only adds
     return seconds[torch.float32] / seconds[torch.bfloat16]
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

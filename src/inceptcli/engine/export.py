@@ -26,7 +26,7 @@ from inceptcli.engine.device import choose_device
 from inceptcli.engine.evaluate import Evaluation, compare_models, evaluate, photos_config
 from inceptcli.engine.infer import Loaded
 from inceptcli.engine.onnx import Description, OnnxNetwork, open_onnx
-from inceptcli.engine.parity import Parity, compare, photographs, proven, speeds
+from inceptcli.engine.parity import Parity, compare, photographs, proven, speeds, spread
 from inceptcli.engine.predict import BATCH_SIZE
 from inceptcli.errors import DataError, ResourceError, UsageError, WeightsError
 from inceptcli.events import Emit, Notice, silent
@@ -334,9 +334,7 @@ def _smaller(
     if order.precision == "fp16":
         graph = half_weights(graph)
     else:
-        some = chosen[
-            np.linspace(0, len(chosen) - 1, min(len(chosen), MOST_CALIBRATED)).astype(int)
-        ]
+        some = chosen[spread(len(chosen), MOST_CALIBRATED)]
         starts = range(0, len(some), BATCH_SIZE)
         emit(Notice(f"calibrating on {len(some)} photographs of role {role}"))
         batches = [photos.store.take(some[start : start + BATCH_SIZE])[0] for start in starts]

@@ -17,10 +17,11 @@ import numpy as np
 
 from inceptcli import __version__
 from inceptcli.config import FREE_TO_CHANGE, TrainConfig, option_name
+from inceptcli.data.machine import process_count
 from inceptcli.data.prepare import Photos, write_manifest
 from inceptcli.data.split import assign_folds, assign_roles, read_split
 from inceptcli.engine.conclude import TrainResult
-from inceptcli.engine.device import choose_device, process_count
+from inceptcli.engine.device import choose_device
 from inceptcli.engine.intervals import Pooled, pool
 from inceptcli.engine.run import choose_folder, prepare_photos, run
 from inceptcli.engine.signals import StopRequest

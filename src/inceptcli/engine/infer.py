@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,15 @@ from inceptcli.data.loader import normalise
 from inceptcli.data.prepare import Photos
 from inceptcli.data.reader import PixelSpec
 from inceptcli.engine.device import Device
-from inceptcli.engine.predict import BATCH_SIZE, Answer, Logits, Network, Watch, nobody
+from inceptcli.engine.predict import Answer, Logits, Network, Watch, ask, nobody
 from inceptcli.errors import UsageError, WeightsError
 from inceptcli.files import printable
 from inceptcli.model.fold import fold_batch_norm
 from inceptcli.model.inception import build
 from inceptcli.model.weights import Weights, load_into, load_weights, name_outputs
+
+if TYPE_CHECKING:
+    from inceptcli.data.image import Pixels
 
 
 class Classifier:
@@ -44,6 +47,11 @@ class Classifier:
         answer: Tensor = self._net(images)
         return answer.float().cpu()
 
+    def answer(self, pixels: Pixels) -> Logits:
+        """The same for numpy's arrays."""
+        logits: Logits = self.logits(torch.from_numpy(pixels)).numpy()
+        return logits
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded(Network):
@@ -60,8 +68,7 @@ class Loaded(Network):
     def answer(self, device: Device | None) -> Answer:
         """See ``Network``; ``device`` is needed here."""
         assert device is not None  # noqa: S101 - only an exported network does without
-        classifier = Classifier(self.model, device)
-        return lambda pixels: classifier.logits(torch.from_numpy(pixels)).numpy()
+        return Classifier(self.model, device).answer
 
     def infer(
         self, photos: Photos, role: str, device: Device | None, *, watch: Watch = nobody
@@ -97,9 +104,7 @@ def load_network(path: Path, *, classes: Sequence[str] = (), raw: bool = False) 
             f"at most {weights.outputs}"
         )
     names = record.classes if record is not None else tuple(classes)
-    with torch.device("meta"):  # random weights that the file replaces at once are not drawn
-        model = build(weights.arch, weights.outputs, weights.image_size)
-    model = model.to_empty(device="cpu")
+    model = build(weights.arch, weights.outputs, weights.image_size)
     load_into(model, weights)
     return Loaded(
         path=weights.path,
@@ -147,19 +152,15 @@ def infer_role(
     classifier = Classifier(model, device)
     chosen = photos.indices(role)
     own = chosen[device.rank :: device.world]
-    where: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
-    parts: list[Tensor] = []
-    for start in range(0, len(own), BATCH_SIZE):
-        pixels, which = photos.store.take(own[start : start + BATCH_SIZE])
-        if len(which):
-            parts.append(classifier.logits(torch.from_numpy(pixels)))
-            where.append(which)
-        watch(min((start + BATCH_SIZE) * device.world, len(chosen)), len(chosen))
+
+    def all_of_us(done: int, _: int) -> None:
+        watch(min(done * device.world, len(chosen)), len(chosen))
+
+    found, parts = ask(classifier.answer, photos, own, watch=all_of_us)
     outputs = device.most(parts[0].shape[1] if parts else 0)
     logits = torch.zeros(len(photos.names), outputs)
     there = torch.zeros(len(photos.names))
     if parts:
-        found = torch.from_numpy(np.concatenate(where))
-        logits[found], there[found] = torch.cat(parts), 1.0
+        logits[found], there[found] = torch.from_numpy(np.concatenate(parts)), 1.0
     answered = np.flatnonzero(device.sum(there).cpu().numpy())
     return Answers(answered, device.sum(logits).cpu()[answered])

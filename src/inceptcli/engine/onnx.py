@@ -24,9 +24,9 @@ import numpy.typing as npt
 
 from inceptcli.config import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, Resize, one_of
 from inceptcli.data.fingerprints import Memory
-from inceptcli.data.machine import default_workers
+from inceptcli.data.machine import default_workers, process_count
 from inceptcli.data.reader import PixelSpec
-from inceptcli.engine.predict import BATCH_SIZE, Answer, Logits, Network, Watch, nobody
+from inceptcli.engine.predict import Answer, Logits, Network, Watch, ask, nobody
 from inceptcli.errors import ResourceError, UsageError, WeightsError
 from inceptcli.files import NotRegularFile, printable, read_regular
 
@@ -208,16 +208,8 @@ class OnnxNetwork(Network):
     ) -> tuple[npt.NDArray[np.int64], Logits]:
         """See ``Network``."""
         del device
-        chosen = photos.indices(role)
-        where: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
-        parts: list[Logits] = [np.empty((0, len(self.outputs)), np.float32)]
-        for start in range(0, len(chosen), BATCH_SIZE):
-            pixels, which = photos.store.take(chosen[start : start + BATCH_SIZE])
-            if len(which):
-                parts.append(self.logits(pixels))
-                where.append(which)
-            watch(min(start + BATCH_SIZE, len(chosen)), len(chosen))
-        return np.concatenate(where), np.concatenate(parts)
+        which, parts = ask(self.logits, photos, photos.indices(role), watch=watch)
+        return which, np.concatenate([np.empty((0, len(self.outputs)), np.float32), *parts])
 
 
 def is_exported(path: Path) -> bool:
@@ -229,8 +221,10 @@ def check_options(device: str | None, precision: str | None, *, named: bool) -> 
     """Refuse what an exported network has already decided.
 
     Raises:
-        UsageError: Another device or precision, or class names, were asked for.
+        UsageError: Another device or precision, class names, or several processes were asked for.
     """
+    if process_count() > 1:
+        raise UsageError("an exported network runs in one process; start it without torchrun")
     if device not in (None, "auto", "cpu"):
         one_of("--device", str(device), ("auto", "cpu", "cuda", "mps"))
         raise UsageError(f"--device {device}: an exported network runs on the CPU here; leave it")

@@ -82,6 +82,21 @@ def describe(members: Sequence[Network], tta: str) -> dict[str, Any]:
     return together | {"members": files} | views_
 
 
+def ask(
+    answer: Answer, photos: Photos, chosen: npt.NDArray[np.int64], *, watch: Watch = nobody
+) -> tuple[npt.NDArray[np.int64], list[Logits]]:
+    """Which of the chosen photographs could be read, and their logits, batch by batch."""
+    where: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
+    parts: list[Logits] = []
+    for start in range(0, len(chosen), BATCH_SIZE):
+        pixels, which = photos.store.take(chosen[start : start + BATCH_SIZE])
+        if len(which):
+            parts.append(answer(pixels))
+            where.append(which)
+        watch(min(start + BATCH_SIZE, len(chosen)), len(chosen))
+    return np.concatenate(where), parts
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
     """Something to predict: a file, or a name that leads to none.

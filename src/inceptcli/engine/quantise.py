@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -93,12 +94,11 @@ def _before_the_network(graph: onnx.ModelProto) -> list[str]:
     return names
 
 
-class _quiet:  # noqa: N801 - used like a function
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Keep the quantiser's advice on its own preparation from the log."""
-
-    def __enter__(self) -> None:
-        self._before = logging.root.level
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *error: object) -> None:
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
         logging.disable(logging.NOTSET)

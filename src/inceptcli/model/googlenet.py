@@ -10,6 +10,7 @@ from collections import OrderedDict
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from torchvision.models.googlenet import GoogLeNet, Inception
 
@@ -36,6 +37,7 @@ def googlenet(classes: int) -> GoogLeNet:
         classes,
         aux_logits=False,
         transform_input=True,
-        init_weights=True,  # without a word torchvision warns
+        # Without a word torchvision warns; see ``initialise`` for the device "meta".
+        init_weights=torch.get_default_device().type != "meta",
         blocks=[ConvNormRelu, partial(Inception, conv_block=ConvNormRelu), nn.Identity],
     )

@@ -283,8 +283,11 @@ def initialise(network: nn.Module) -> None:
 
     Convolutions: He et al., "Delving Deep into Rectifiers", 2015, equation 10, biases zero. The
     last layer: a standard deviation of 0.01 (Goyal et al., "Accurate, Large Minibatch SGD", 2017,
-    section 5.1), so that training begins at the loss of a guess.
+    section 5.1), so that training begins at the loss of a guess. On torch's device "meta", which
+    has shapes and no numbers, nothing is drawn: there a normal draw imports a second of torch.
     """
+    if any(part.is_meta for part in network.parameters()):
+        return
     for part in network.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
