@@ -248,7 +248,7 @@ def _memory(place: Path, small: Path, options: argparse.Namespace) -> list[Line]
     ours += ["--epochs", "1", "--img-size", size, "--overwrite", "-o", str(place / "memory")]
     cases: dict[str, Case] = {
         PLAIN: lambda: 1 / _peak(script, place),
-        "lowest memory (more is less)": lambda: 1 / _peak(ours, place),
+        "one over the peak memory of a training": lambda: 1 / _peak(ours, place),
     }
     rates = take_turns(cases, rounds=2)
     return lines_of(rates, "1/GiB", at_least=dict.fromkeys(cases, 1.0))

@@ -345,6 +345,8 @@ def _shown(t: Training, sources: Mapping[str, str]) -> dict[str, tuple[str, str]
 
 
 def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"  # a tenth of six epochs is 0.6 to a reader
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
