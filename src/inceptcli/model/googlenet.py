@@ -21,7 +21,7 @@ class ConvNormRelu(nn.Sequential):
     def __init__(self, inputs: int, outputs: int, **options: Any) -> None:
         conv = nn.Conv2d(inputs, outputs, bias=False, **options)
         norm = nn.BatchNorm2d(outputs, eps=0.001)
-        super().__init__(OrderedDict(conv=conv, bn=norm, relu=nn.ReLU()))
+        super().__init__(OrderedDict(conv=conv, bn=norm, relu=nn.ReLU(True)))
 
 
 def googlenet(classes: int) -> GoogLeNet:

@@ -58,7 +58,7 @@ def conv_norm_relu(inputs: int, outputs: int, kernel_size: int) -> list[nn.Modul
     return [
         nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2),
         nn.BatchNorm2d(outputs),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),  # nothing else needs what it reads: a tensor and a pass less
     ]
 
 
@@ -147,10 +147,10 @@ class InceptionV1(nn.Module):
         return self._from_4d(self._from_4a_to_4d(self._up_to_4a(images)))
 
     def _up_to_4a(self, images: Tensor) -> Tensor:
-        x = functional.relu(self.conv1(images))  # (N, 64, 112, 112)
+        x = functional.relu_(self.conv1(images))  # (N, 64, 112, 112)
         x = self.maxpool1(x)  # (N, 64, 56, 56)
-        x = functional.relu(self.conv2(x))  # (N, 64, 56, 56)
-        x = functional.relu(self.conv3(x))  # (N, 192, 56, 56)
+        x = functional.relu_(self.conv2(x))  # (N, 64, 56, 56)
+        x = functional.relu_(self.conv3(x))  # (N, 192, 56, 56)
         x = self.maxpool2(x)  # (N, 192, 28, 28)
 
         x = self.inception3a(x)  # (N, 256, 28, 28)
@@ -257,12 +257,12 @@ class InceptionV1BN(nn.Sequential):
         check_image_size(image_size)
         parts: OrderedDict[str, nn.Module] = OrderedDict()  # shapes: at 224 px
         parts["conv1"] = nn.Conv2d(INPUT_CHANNELS, 64, 7, stride=2, padding=3)
-        parts["norm1"], parts["relu1"] = nn.BatchNorm2d(64), nn.ReLU()  # (N, 64, 112, 112)
+        parts["norm1"], parts["relu1"] = nn.BatchNorm2d(64), nn.ReLU(True)  # (N, 64, 112, 112)
         parts["maxpool1"] = nn.MaxPool2d(3, stride=2, padding=1)  # (N, 64, 56, 56)
         parts["conv2"] = nn.Conv2d(64, 64, 1)
-        parts["norm2"], parts["relu2"] = nn.BatchNorm2d(64), nn.ReLU()  # (N, 64, 56, 56)
+        parts["norm2"], parts["relu2"] = nn.BatchNorm2d(64), nn.ReLU(True)  # (N, 64, 56, 56)
         parts["conv3"] = nn.Conv2d(64, 192, 3, padding=1)
-        parts["norm3"], parts["relu3"] = nn.BatchNorm2d(192), nn.ReLU()  # (N, 192, 56, 56)
+        parts["norm3"], parts["relu3"] = nn.BatchNorm2d(192), nn.ReLU(True)  # (N, 192, 56, 56)
         parts["maxpool2"] = nn.MaxPool2d(3, stride=2, padding=1)  # (N, 192, 28, 28)
         for name, widths in BLOCKS.items():
             parts[name] = InceptionBlock(widths)
