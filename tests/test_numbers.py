@@ -260,6 +260,7 @@ def test_under_torchrun_predictions_come_in_order(photos: Path, tmp_path: Path) 
         )
         assert done.returncode != 0  # two inputs could not be read
         assert "2 of 11 inputs could not be read" in done.stderr
+        assert done.stderr.count("weights: ") == done.stderr.count("trained on is unknown") == 1
         rows.append([json.loads(line) for line in done.stdout.splitlines()])
     assert [Path(row["path"]).name for row in rows[0]] == [f"{i}.png" for i in range(10)] + [
         "gone.png"
@@ -289,6 +290,7 @@ def test_under_torchrun_one_process_tells_the_figures(photos: Path, tmp_path: Pa
             command, env=environment, timeout=200, capture_output=True, text=True, check=True
         )
         told.append(json.loads(done.stdout))
+        assert done.stderr.count("weights: ") == done.stderr.count("computing on") == 1
     one, two = told
     for name in ("images", "accuracy", "confusion"):
         assert one[name] == two[name], name

@@ -216,12 +216,18 @@ def _members(
     """The networks that ``-m`` names, each said, and what torch runs them on."""
     paths = expand_models(model) if model else [find_weights(None)]
     found = [_network(path, device, precision, classes=classes, raw=raw) for path in paths]
-    for network, _ in found:
-        console.say(f"weights: {network.path}")
     on = next((on for _, on in found if on is not None), None)
-    if on is not None:
+    if _speaks(on):
+        for network, _ in found:
+            console.say(f"weights: {network.path}")
+    if on is not None and on.is_first:
         console.say(f"computing on {on.torch_device} in {on.precision}")
     return [network for network, _ in found], on
+
+
+def _speaks(on: Device | None) -> bool:
+    """Whether this is the only process, or the one of torchrun's that prints and writes."""
+    return on is None or on.is_first
 
 
 def _averaged(members: list[Network], tta: str) -> Network:
@@ -1181,6 +1187,7 @@ def evaluate(
     config = engine.photos_config(loaded, given)
     _keep_outside(config.root, output, report)
     with console.Listener() as listener:
+        emit: Emit = listener if _speaks(on) else silent
 
         def photos_for(network: Network, emit: Emit) -> Photos:
             seen = replace(config, image_size=network.spec.image_size, resize=network.spec.resize)
@@ -1196,10 +1203,10 @@ def evaluate(
                 on,
                 class_map=class_map,
                 positive=positive,
-                emit=listener,
+                emit=emit,
             )
 
-        photos = photos_for(loaded, listener)
+        photos = photos_for(loaded, emit)
         role = role or engine.default_role(photos)
         result = measure(loaded, photos, role)
         result = replace(result, weights=describe(members, cast("Tta", tta)))
@@ -1217,7 +1224,7 @@ def evaluate(
             extras["abstention"] = result.abstention(threshold)
             if save:
                 engine.save_threshold(members[0].path, threshold)
-    if on is not None and not on.is_first:
+    if not _speaks(on):
         return
     if output is not None:
         from inceptcli.report.pictures import write_evaluation
@@ -1320,7 +1327,7 @@ def predict(
         raise UsageError("--explain shows where one network looks; give one -m")
     drawn = _weights_of(members[0], "--explain") if explain is not None else None
     loaded = _averaged(members, tta)
-    if loaded.memory is None:
+    if loaded.memory is None and _speaks(on):
         console.say("whether the inputs were trained on is unknown: these weights do not say")
     from inceptcli.data.machine import default_workers
 
