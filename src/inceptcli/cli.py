@@ -408,7 +408,9 @@ Ratio = Annotated[
         help="Parts of train, val and test; two numbers give no test.",
     ),
 ]
-Seed = Annotated[int | None, _option("--seed", panel=DATA, help="Of everything random.")]
+Seed = Annotated[
+    int | None, _option("--seed", panel=DATA, help="Number that all random choices follow from.")
+]
 Stratify = Annotated[
     bool | None,
     _option("--stratify/--no-stratify", panel=DATA, help="Divide every class by the same ratio."),
@@ -553,9 +555,9 @@ def summary(
     weights: Annotated[
         Path | None, typer.Argument(metavar="WEIGHTS", help="Describe this weights file.")
     ] = None,
-    classes: Annotated[int, typer.Option(min=1, max=1_000_000, help="Outputs.")] = 4,
+    classes: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of classes.")] = 4,
     image_size: Annotated[
-        int, typer.Option("--img-size", min=32, max=2048, help="Input in pixels.")
+        int, typer.Option("--img-size", min=32, max=2048, help="Height and width of the input.")
     ] = 224,
     arch: Annotated[str, typer.Option(metavar="|".join(ARCHS), help=ARCH_HELP)] = "inception_v1",
     batch_size: Annotated[
@@ -647,7 +649,7 @@ def split(
     cache: Cache = None,
     as_json: Json = False,
 ) -> None:
-    """Divide the photographs into train, val and test; copies of one picture stay together.
+    """Divide the photographs into train, val and test; copies that are found stay together.
 
     Example: inceptcli split data/ -o split.csv
     """
@@ -701,7 +703,10 @@ def train(
     batch_size: Annotated[
         int | None,
         _option(
-            "-b", "--batch-size", panel=TRAINING, help="Images a step; without it by their number."
+            "-b",
+            "--batch-size",
+            panel=TRAINING,
+            help="Images a step; without it by the number of pictures.",
         ),
     ] = None,
     accumulate: Annotated[
@@ -723,12 +728,17 @@ def train(
     optimizer: Annotated[
         str | None,
         _option(
-            "--optimizer", panel=TRAINING, metavar="adam|adamw|sgd", help="What moves the weights."
+            "--optimizer",
+            panel=TRAINING,
+            metavar="adam|adamw|sgd",
+            help="Method that changes the weights.",
         ),
     ] = None,
     weight_decay: Annotated[
         float | None,
-        _option("--weight-decay", panel=TRAINING, help="On kernels and matrices only."),
+        _option(
+            "--weight-decay", panel=TRAINING, help="Weight decay, of kernels and matrices only."
+        ),
     ] = None,
     schedule: Annotated[
         str | None,
@@ -736,7 +746,7 @@ def train(
             "--schedule",
             panel=TRAINING,
             metavar="constant|cosine",
-            help="Of the learning rate, by step.",
+            help="How the learning rate changes during training.",
         ),
     ] = None,
     warmup_epochs: Annotated[
@@ -744,7 +754,7 @@ def train(
         _option(
             "--warmup-epochs",
             panel=TRAINING,
-            help="In which the learning rate rises; without it a tenth.",
+            help="Epochs in which the learning rate rises; without it a tenth of all.",
         ),
     ] = None,
     flips: Annotated[
@@ -947,7 +957,7 @@ def train(
     ] = False,
     save_minutes: Annotated[
         float | None,
-        _option("--save-minutes", panel=OUTPUT, help="Between saves inside a long epoch."),
+        _option("--save-minutes", panel=OUTPUT, help="Minutes between saves inside a long epoch."),
     ] = None,
     fingerprints: Annotated[
         bool | None,
@@ -978,7 +988,7 @@ def train(
         typer.Option(
             "--dry-run",
             rich_help_panel=OUTPUT,
-            help="Scan, build, make one step, forecast time and memory; write nothing.",
+            help="Scan, build, make a few steps, forecast time and memory; write no run folder.",
         ),
     ] = False,
     as_json: Json = False,
@@ -1119,14 +1129,16 @@ def evaluate(
     classes_from: ClassesFrom = None,
     split: Split = None,
     labels: Labels = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Without the stored temperature.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Leave the stored temperature (calibration) aside.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
             "-o",
             "--output",
             metavar="DIR",
-            help="Write metrics.json, predictions.csv and confusion.png there.",
+            help="Write metrics.json, predictions.csv, confusion.png and reliability.png there.",
         ),
     ] = None,
     report: Annotated[
@@ -1148,7 +1160,9 @@ def evaluate(
     min_precision: Annotated[
         float | None,
         typer.Option(
-            min=0.01, max=1.0, help="Find on val the probability above which so many are right."
+            min=0.01,
+            max=1.0,
+            help="Find on val the probability from which on this part of the answers is right.",
         ),
     ] = None,
     save: Annotated[
@@ -1298,7 +1312,9 @@ def predict(
     ] = None,
     class_names: ClassNames = None,
     classes_from: ClassesFrom = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Without the stored temperature.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Leave the stored temperature (calibration) aside.")
+    ] = False,
     threshold: Annotated[
         float | None,
         typer.Option(min=0.0, max=1.0, help="Mark rows of a lower probability as uncertain."),
@@ -1391,7 +1407,10 @@ def export(
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", metavar="FILE", help="Write here. Without it: model.onnx, or so."
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Write here. Without it: model.onnx, .pt2 or .safetensors.",
         ),
     ] = None,
     form: Annotated[
@@ -1422,7 +1441,9 @@ def export(
     ] = 0.01,
     class_names: ClassNames = None,
     classes_from: ClassesFrom = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Without the stored temperature.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Leave the stored temperature (calibration) aside.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a trained network as one file that other programs run, and prove that it agrees.

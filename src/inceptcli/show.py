@@ -239,7 +239,7 @@ def forecast(result: Forecast, *, as_json: bool) -> None:
         ("peak memory so far", f"{result.peak_bytes / 2**20:,.0f} MB"),
     ]
     console.print_table(("forecast", ""), rows)
-    console.say("nothing was written; times are measured on a few steps and will vary")
+    console.say("no run folder was written; times are measured on a few steps and will vary")
 
 
 def range_test(found: RangeTest, picture: Path, *, as_json: bool) -> None:
