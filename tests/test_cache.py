@@ -411,25 +411,6 @@ def test_a_stopped_survey_keeps_what_it_read(photos: Path, decoded: list[str]) -
     assert len(decoded) == COUNT
 
 
-def test_above_a_limit_a_sample_is_looked_at_and_the_rest_as_it_is_read(
-    photos: Path, decoded: list[str]
-) -> None:
-    """Decision 5."""
-    bad = samples_in(photos)[11].path
-    bad.write_bytes(b"")
-    found = look_at(photos, limit=6)
-    assert len(decoded) == 6
-    assert [i for i, facts in enumerate(found.facts) if facts] == [0, 10, 20, 30, 40, 50]
-    with found.store as store:
-        _, indices = store.take(np.arange(COUNT))
-    assert indices.tolist() == [i for i in range(COUNT) if i != 11]
-    assert store.lost[11].reason == "empty"
-    assert sum(facts is not None for facts in store.facts) == COUNT - 1
-    decoded.clear()
-    assert sum(facts is not None for facts in look_at(photos).facts) == COUNT - 1
-    assert decoded == [bad.name]
-
-
 def test_names_that_are_not_utf_8_are_cached(photos: Path, decoded: list[str]) -> None:
     """D10."""
     odd = os.fsdecode(os.fsencode(photos / "cat") + b"/caf\xe9\n.png")

@@ -468,7 +468,7 @@ def test_a_threshold_and_names_in_any_script_are_kept(
     [
         (("predict", "x.png", "-m", "{model}", "--device", "cuda"), 2, "CPU"),
         (("predict", "x.png", "-m", "{model}", "--precision", "bf16"), 2, "as it was exported"),
-        (("predict", "x.png", "-m", "{model}", "--class-names", "a,b"), 2, "its own outputs"),
+        (("predict", "x.png", "-m", "{model}", "--class-names", "a,b"), 2, "its own classes"),
         (("predict", "x.png", "-m", "missing.onnx"), 4, "No such file"),
         (("evaluate", "{root}", "-m", "{model}", "--min-precision", ".5", "--save"), 2, "--save"),
         (("predict", "x.png", "-m", "{model}", "--explain", "why"), 2, "the weights file"),
@@ -784,7 +784,7 @@ def test_an_exported_network_is_refused_by_several_processes(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="without torchrun"):
-        exported.check_options(None, None, named=False)
+        exported.check_options(None, None)
 
 
 def test_the_page_classifies_what_is_dropped_on_it(

@@ -104,8 +104,9 @@ def test_a_set_of_one_class_has_no_area_and_no_specificity():
 def test_an_output_without_a_class_is_an_error_with_a_column_of_its_own():
     """The tutorial's network: four outputs, two classes."""
     logits = np.array([[9.0, 0, 0, 0], [0, 9.0, 0, 0], [0, 0, 9.0, 0], [0, 0, 0, 9.0]])
-    figures = metrics.score(logits, [0, 1, 1, 0], classes=["Monkeypox", "Others"])
-    assert figures.outputs == ("Monkeypox", "Others", "class 2", "class 3")
+    outputs = ("Monkeypox", "Others", "output 2 (no class)", "output 3 (no class)")
+    figures = metrics.score(logits, [0, 1, 1, 0], classes=outputs[:2], outputs=outputs)
+    assert figures.outputs == outputs
     assert figures.confusion == ((1, 0, 0, 1), (0, 1, 1, 0))
     assert figures.accuracy == figures.balanced_accuracy == 0.5
     assert [of_class.precision for of_class in figures.classes] == [1.0, 1.0]

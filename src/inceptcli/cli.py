@@ -20,6 +20,7 @@ import typer
 from inceptcli import __version__, console, show
 from inceptcli.config import (
     IMAGENET,
+    ROLES,
     Arch,
     DataConfig,
     TrainConfig,
@@ -37,7 +38,7 @@ from inceptcli.errors import (
     is_out_of_memory,
 )
 from inceptcli.events import Emit, silent
-from inceptcli.files import write_csv
+from inceptcli.files import printable, write_csv
 from inceptcli.runfolder import (
     CONFIG,
     FOLDS,
@@ -161,8 +162,11 @@ def _settings(ctx: typer.Context, kind: type[DataConfig]) -> dict[str, Any]:
     for name in ("ratio", "train_sizes"):
         if name in given:
             given[name] = _numbers(option_name(name), given[name])
-    if "root" in given:
-        given["root"] = given["root"].absolute()
+    for name in ("root", "group_file"):
+        if name in given:
+            given[name] = given[name].absolute()
+    if "labels" in given:  # perhaps with names of columns at its end
+        given["labels"] = os.path.abspath(given["labels"])  # noqa: PTH100
     return given
 
 
@@ -216,6 +220,11 @@ def _members(
     """The networks that ``-m`` names, each said, and what torch runs them on."""
     paths = expand_models(model) if model else [find_weights(None)]
     found = [_network(path, device, precision, classes=classes, raw=raw) for path in paths]
+    if classes and all(network.names_itself for network, _ in found):
+        raise UsageError(
+            f"{printable(str(paths[0]))} names its own classes; leave out --class-names "
+            "and --classes-from"
+        )
     on = next((on for _, on in found if on is not None), None)
     if _speaks(on):
         for network, _ in found:
@@ -265,7 +274,7 @@ def _network(
     from inceptcli.engine import onnx
 
     if onnx.is_exported(path):
-        onnx.check_options(device, precision, named=bool(classes))
+        onnx.check_options(device, precision)
         return onnx.load_onnx(path, raw=raw), None
     from inceptcli.engine.device import choose_device
     from inceptcli.engine.infer import load_network
@@ -274,7 +283,7 @@ def _network(
     return load_network(path, classes=classes, raw=raw), on
 
 
-def _check_saving(path: Path, min_precision: float | None, *, save: bool) -> None:
+def _check_saving(path: Path, min_precision: float | None, *, save: bool, raw: bool) -> None:
     """Refuse --save where there is no threshold to store, or no place for it."""
     from inceptcli.engine.onnx import is_exported
 
@@ -282,6 +291,8 @@ def _check_saving(path: Path, min_precision: float | None, *, save: bool) -> Non
         return
     if min_precision is None:
         raise UsageError("--save stores what --min-precision finds; give that as well")
+    if raw:
+        raise UsageError("--save is for the temperature that predict uses; leave out --raw")
     if is_exported(path):
         raise UsageError("--save stores in a weights file; give that as -m, then export it anew")
 
@@ -316,8 +327,12 @@ def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, st
     folder = latest_run(Path(RUNS), LAST, FOLDS) if run == "latest" else Path(run)
     if folder is None:
         raise UsageError(f"--resume latest: there is no run in {RUNS}/; name a run folder")
-    if typed.get("overwrite"):
-        raise UsageError("--resume goes on with a run, --overwrite replaces it; give one of them")
+    for name in ("overwrite", "output", "name", "split"):
+        if typed.get(name):
+            raise UsageError(
+                f"--resume goes on with a run in its own folder, on its own split; leave out "
+                f"{option_name(name)}"
+            )
     stored = read_settings(folder)
     settings = stored | typed | {"output": folder, "overwrite": False}
     if not (settings.get("folds") or settings.get("repeats")):
@@ -579,6 +594,10 @@ def summary(
     """
     one_of("--arch", arch, ARCHS)
     if weights is not None:
+        if blocks or tree or measure:
+            raise UsageError(
+                "--blocks, --tree and --measure are of a network by its name; leave out WEIGHTS"
+            )
         from inceptcli.model.weights import load_weights
 
         show.weights_file(load_weights(weights), as_json=as_json, markdown=markdown)
@@ -1002,12 +1021,13 @@ def train(
         config, sources = _resumed(resume, typed)
         if not typed and config.output is not None and (config.output / METRICS).exists():
             console.say("nothing to do: this training is finished; evaluate and predict use it")
-            console.result(str(config.output))
+            show.finished(config.output, as_json=as_json)
             return
     elif root is None:
         raise UsageError("train: which photographs? give a folder, as in: inceptcli train data/")
     else:
         config, sources = _resolved(recipe or "default", typed)
+    _check_together(find_rate, dry_run, allow_change=allow_change, resuming=resume is not None)
     if find_rate:
         _find_lr(config, as_json=as_json)
         return
@@ -1043,6 +1063,13 @@ def train(
     show.training(result, as_json=as_json)
 
 
+def _check_together(find_rate: bool, dry_run: bool, *, allow_change: bool, resuming: bool) -> None:
+    if allow_change and not resuming:
+        raise UsageError("--allow-change is for --resume; give the run to go on with")
+    if find_rate and dry_run:
+        raise UsageError("--find-lr and --dry-run are two tests; give one of them")
+
+
 @contextmanager
 def _listening(script_lines: bool, *, tensorboard: bool, as_json: bool) -> Iterator[Emit]:
     """What shows a training's events and, where it is asked for, writes them for TensorBoard.
@@ -1064,7 +1091,7 @@ def _find_lr(config: TrainConfig, *, as_json: bool) -> None:
     from inceptcli.engine.find_lr import find_lr
     from inceptcli.report.pictures import write_range_test
 
-    folder = config.output or Path(RUNS) / (config.name or "")
+    folder = config.output or Path(RUNS)
     _keep_outside(config.root, folder)
     with console.Listener(rows_to_stdout=False) as listener:
         found = find_lr(config, emit=listener)
@@ -1185,6 +1212,7 @@ def evaluate(
     Example: inceptcli evaluate photos/ -m runs/first/best_model.pth
     """
     one_of("--tta", tta, get_args(Tta))
+    one_of("--role", role or "all", (*ROLES, "all"))
     chosen = _classes(class_names, classes_from)
     class_map = dict(_pair("--map", text) for text in mapped or [])
     given = _settings(ctx, DataConfig)
@@ -1195,7 +1223,7 @@ def evaluate(
     members, on = _members(model, device, precision, classes=chosen, raw=raw)
     page = report is not None or open_page
     _check_averaged(len(members), tta, save=save, named=root is not None, report=page)
-    _check_saving(members[0].path, min_precision, save=save)
+    _check_saving(members[0].path, min_precision, save=save, raw=raw)
     drawn = _weights_of(members[0], "--report") if page else None
     loaded = _averaged(members, tta)
     config = engine.photos_config(loaded, given)

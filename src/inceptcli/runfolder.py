@@ -50,6 +50,7 @@ CONFIG, SPLIT, REJECTED, HISTORY = "config.json", "split.csv", "rejected.csv", "
 METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
 CURVES, CONFUSION, RELIABILITY = "curves.png", "confusion.png", "reliability.png"
 SAMPLES, REPORT = "samples.png", "report.html"
+FIND_LR = "find_lr.png"  # drawn before a training, perhaps into its folder
 FOLDS = "folds.json"  # of a run of several trainings
 FAILED = "failed.json"  # why a training ended; gone as soon as it goes on
 RUN_FILES = (  # what can be gone on with goes first, so that half a removal cannot be resumed
@@ -250,7 +251,7 @@ def is_in_use(folder: Path) -> bool:
 def _refuse_files(folder: Path) -> None:
     with suppress(FileNotFoundError):
         for path in folder.iterdir():
-            if path.name != LOCK and not is_temporary(path.name):
+            if path.name not in (LOCK, FIND_LR) and not is_temporary(path.name):
                 raise OutputError(
                     printable(
                         f"{folder} is not empty; go on with its run by --resume, "

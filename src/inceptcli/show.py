@@ -203,6 +203,16 @@ def training(result: TrainResult, *, as_json: bool) -> None:
     console.result(str(result.run))
 
 
+def finished(run: Path, *, as_json: bool) -> None:
+    """A run that had ended before; the last line is its folder."""
+    if as_json:
+        from inceptcli.report.runs import read_finished
+
+        console.print_json(read_finished(run))
+    else:
+        console.result(str(run))
+
+
 def folds(result: FoldsResult, *, as_json: bool) -> None:
     """What several trainings came to; the last line is the run folder."""
     if as_json:

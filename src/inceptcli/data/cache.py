@@ -56,7 +56,6 @@ class Reading:
         stopping: Asked several times a second; true ends reading with ``StoppingError``.
         cache: "auto", "ram", "disk", "none" (keep nothing at all), or a folder.
         keep_pixels: False when only the facts are wanted.
-        limit: Files looked at before the survey returns, evenly spread; None: all.
         emit: Told of progress, and of a cache that cannot be used.
     """
 
@@ -65,7 +64,6 @@ class Reading:
     stopping: Callable[[], bool] = never
     cache: str = "auto"
     keep_pixels: bool = True
-    limit: int | None = None
     emit: Emit = silent
 
 
@@ -74,7 +72,7 @@ class Survey:
     """What one pass over the samples found; everything is indexed as the samples were given.
 
     Attributes:
-        facts: None for a file that was rejected, or not looked at because of the limit.
+        facts: None for a file that was rejected.
         rejected: Files that cannot be used, in order.
         store: The pixels. Close it when done.
     """
@@ -217,8 +215,6 @@ class PixelStore:
             for index, facts in enumerate(self.facts)
             if facts is None or not self._shelf.has(index)
         ]
-        if self._reading.limit is not None and self._reading.limit < len(new):
-            new = [new[k * len(new) // self._reading.limit] for k in range(self._reading.limit)]
         rejected = []
         shown = 0.0
         for done, (index, looked) in enumerate(self._read(new), start=1):

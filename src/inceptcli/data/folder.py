@@ -72,12 +72,14 @@ class Rejected:
         reason: One of ``image.Reason``.
         detail: More about it, safe to print; may be empty.
         label: Index into the classes, or None when it has no class.
+        role: The role that its folder or a split gives it; None when it has none.
     """
 
     name: str
     reason: str
     detail: str
     label: int | None
+    role: str | None = None
 
 
 @dataclass(frozen=True)
@@ -466,7 +468,8 @@ def _label(walk: _Walk, homes: _Homes) -> Dataset:
     rejected = []
     for name, reason, detail in sorted(walk.bad):
         home = homes.of(name)
-        rejected.append(Rejected(name, reason, detail, index.get(home[0]) if home else None))
+        label, role = (index.get(home[0]), home[1]) if home else (None, None)
+        rejected.append(Rejected(name, reason, detail, label, role))
     return Dataset(walk.root, classes, tuple(samples), tuple(rejected), tuple(notes))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +75,10 @@ class Photos:
         has_it = self.roles != NO_ROLE if role == "all" else self.roles == role
         return np.flatnonzero(has_it)
 
+    def rejected_of(self, role: str) -> int:
+        """Files of a role that cannot be used; one without a role may be of any."""
+        return sum(role == "all" or bad.role in (None, role) for bad in self.rejected)
+
     @property
     def group_count(self) -> int:
         """Groups among the photographs that have a role."""
@@ -133,7 +137,7 @@ def prepare(
     spec = PixelSpec(config.image_size, config.resize, config.max_megapixels)
     found = survey(dataset.samples, spec, reading)
     bad = [
-        Rejected(sample.name, lost.reason, lost.detail, sample.label)
+        Rejected(sample.name, lost.reason, lost.detail, sample.label, sample.role)
         for lost in found.rejected
         for sample in (dataset.samples[lost.index],)
     ]
@@ -204,7 +208,7 @@ def _photos(
         roles=roles,
         groups=groups,
         facts=tuple(found.facts),
-        rejected=usable.rejected,
+        rejected=_with_roles(usable.rejected, config.split),
         unlisted=int((roles[kept] == NO_ROLE).sum()),
         grouping=grouping,
         store=found.store,
@@ -225,6 +229,14 @@ def _grouping(usable: Dataset, facts: Sequence[Facts | None], config: DataConfig
         looks=[fact.look for fact in known],
         how=how,
     )
+
+
+def _with_roles(rejected: tuple[Rejected, ...], split: Path | None) -> tuple[Rejected, ...]:
+    """The files that cannot be used, with the roles that a split gives them."""
+    if split is None or not rejected:
+        return rejected
+    role_of = {row.name: row.role for row in read_split(split)}
+    return tuple(replace(bad, role=role_of.get(bad.name)) for bad in rejected)
 
 
 def _roles(usable: Dataset, grouping: Grouping, config: DataConfig, *, divide: bool) -> list[str]:

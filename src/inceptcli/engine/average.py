@@ -54,9 +54,9 @@ class Average:
         return self.network.state_dict() if self._follows else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state_dict`` gave."""
-        if self._follows and state:
-            self.network.load_state_dict(state)
+        """Go on from what ``state_dict`` gave; of none, from the trained network's weights."""
+        if self._follows:
+            self.network.load_state_dict(state or self._model.state_dict())
 
 
 def _tensors(network: nn.Module) -> list[Tensor]:

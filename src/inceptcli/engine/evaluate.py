@@ -27,7 +27,7 @@ from inceptcli.engine.comparison import Comparison, compare
 from inceptcli.engine.figures import Figures
 from inceptcli.engine.metrics import mistakes, score
 from inceptcli.engine.predict import Network, Watch, nobody, softmax
-from inceptcli.errors import DataError, WeightsError
+from inceptcli.errors import DataError, UsageError, WeightsError
 from inceptcli.events import Emit, Notice, silent
 from inceptcli.files import printable, write_csv, write_json
 from inceptcli.runfolder import CONFIG, SPLIT, read_settings
@@ -80,6 +80,7 @@ class Evaluation:
             self.logits,
             self.labels,
             classes=self.classes,
+            outputs=self.outputs,
             groups=self.groups,
             temperature=self.temperature,
             positive=self.positive,
@@ -206,7 +207,7 @@ def evaluate(
         positive=positive,
         seed=seed,
         trained_on=_trained_on(network, photos, which),
-        rejected=len(photos.rejected) + len(chosen) - len(which),
+        rejected=photos.rejected_of(role) + len(chosen) - len(which),
         weights={"path": str(network.path), "digest": network.digest},
     )
 
@@ -257,12 +258,6 @@ def save_threshold(path: Path, threshold: float) -> None:
         )
     record = replace(weights.record, threshold=threshold)
     save_weights(path, weights.state_dict, record, fingerprints=weights.fingerprints)
-
-
-def _rejected(photos: Photos, role: str) -> int:
-    """Unreadable files of a role: all, where it is the only one, else those in its folder."""
-    alone = len(photos.indices(role)) == len(photos.indices("all"))
-    return sum(alone or bad.name.partition("/")[0] == role for bad in photos.rejected)
 
 
 def _trained_on(
@@ -323,7 +318,12 @@ def align(
 
     Raises:
         DataError: A class has no counterpart; the message names both lists and near matches.
+        UsageError: ``class_map`` names a class that the data have not.
     """
+    if strange := [name for name in class_map if name not in classes]:
+        raise UsageError(
+            f"--map: the data have no class {_list(strange)}; they have {_list(classes)}"
+        )
     wanted = [class_map.get(name, name) for name in classes]
     unknown = [name for name in wanted if name not in known]
     if unknown:

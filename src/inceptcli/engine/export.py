@@ -331,16 +331,17 @@ def _smaller(
 
     photos, role = _labelled(network, order.check, emit)
     chosen = photos.indices(role)
-    if order.precision == "fp16":
-        graph = half_weights(graph)
-    else:
-        some = chosen[spread(len(chosen), MOST_CALIBRATED)]
-        starts = range(0, len(some), BATCH_SIZE)
-        emit(Notice(f"calibrating on {len(some)} photographs of role {role}"))
-        batches = [photos.store.take(some[start : start + BATCH_SIZE])[0] for start in starts]
-        graph = int8(graph, [pixels for pixels in batches if len(pixels)])
-    data = _finished(graph, network, order.precision)
-    return data, _cost(network, open_onnx(data, order.output), photos, role, order)
+    with photos.store:
+        if order.precision == "fp16":
+            graph = half_weights(graph)
+        else:
+            some = chosen[spread(len(chosen), MOST_CALIBRATED)]
+            starts = range(0, len(some), BATCH_SIZE)
+            emit(Notice(f"calibrating on {len(some)} photographs of role {role}"))
+            batches = [photos.store.take(some[start : start + BATCH_SIZE])[0] for start in starts]
+            graph = int8(graph, [pixels for pixels in batches if len(pixels)])
+        data = _finished(graph, network, order.precision)
+        return data, _cost(network, open_onnx(data, order.output), photos, role, order)
 
 
 def _cost(

@@ -133,7 +133,9 @@ def run_folds(
             emit(Notice(f"{name}: training {number} of {len(parts)}"))
             after(_train(part, folder / name, sources or {}, stop, emit))
             write_json(folder / FOLDS, _pooled(folder, parts[:number]).to_json())
-    return _pooled(folder, parts)
+        result = _pooled(folder, parts)
+        write_json(folder / FOLDS, result.to_json())  # a kill may have come before the last one
+    return result
 
 
 def _parts(config: TrainConfig, folder: Path) -> list[TrainConfig]:

@@ -52,9 +52,10 @@ def forecast(
     """
     with StopRequest() as stop, joined(config) as device:
         photos = prepare_photos(config, device, stop, emit)
-        training = set_up(config, photos, device, Path(), stop, emit)
-        config, steps = training.config, batches_of(training, 1)
-        speed = measure(training)
+        with photos.store:
+            training = set_up(config, photos, device, Path(), stop, emit)
+            config, steps = training.config, batches_of(training, 1)
+            speed = measure(training)
         if config.time_seconds is not None:
             config, _ = plan(config, speed, sources or {})
         emit(Notice(f"computing on {device.torch_device} in {device.precision}: {device.reason}"))

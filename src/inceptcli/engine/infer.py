@@ -65,6 +65,11 @@ class Loaded(Network):
     weights: Weights
     model: nn.Module
 
+    @property
+    def names_itself(self) -> bool:
+        """See ``Network``."""
+        return self.weights.record is not None
+
     def answer(self, device: Device | None) -> Answer:
         """See ``Network``; ``device`` is needed here."""
         assert device is not None  # noqa: S101 - only an exported network does without
@@ -85,25 +90,20 @@ def load_network(path: Path, *, classes: Sequence[str] = (), raw: bool = False) 
     Args:
         path: The file.
         classes: Names for the outputs, for a file without a record.
-        raw: Leave the stored temperature aside.
+        raw: Leave the stored temperature aside, and the threshold that was found with it.
 
     Raises:
         WeightsError: The file is damaged, hostile or not of a network known here.
-        UsageError: Names were given although the file has its own, or too many.
+        UsageError: More names were given than the network has outputs.
     """
     weights = load_weights(path)
     record = weights.record
-    if classes and record is not None:
+    names = record.classes if record is not None else tuple(classes)
+    if len(names) > weights.outputs:
         raise UsageError(
-            f"{printable(str(path))} names its own classes; leave out --class-names "
-            "and --classes-from"
-        )
-    if len(classes) > weights.outputs:
-        raise UsageError(
-            f"{len(classes)} class names for a network of {weights.outputs} outputs; give "
+            f"{len(names)} class names for a network of {weights.outputs} outputs; give "
             f"at most {weights.outputs}"
         )
-    names = record.classes if record is not None else tuple(classes)
     model = build(weights.arch, weights.outputs, weights.image_size)
     load_into(model, weights)
     return Loaded(
@@ -114,7 +114,7 @@ def load_network(path: Path, *, classes: Sequence[str] = (), raw: bool = False) 
         classes=names,
         outputs=name_outputs(names, weights.outputs),
         temperature=1.0 if raw or record is None else record.temperature or 1.0,
-        threshold=(record.threshold or 0.0) if record is not None else 0.0,
+        threshold=0.0 if raw or record is None else record.threshold or 0.0,
         spec=PixelSpec(weights.image_size, weights.resize),
         memory=_memory(weights),
     )

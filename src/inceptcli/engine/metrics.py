@@ -71,6 +71,7 @@ def score(
     labels: npt.ArrayLike,
     *,
     classes: Sequence[str],
+    outputs: Sequence[str] = (),
     groups: npt.ArrayLike | None = None,
     temperature: float = 1.0,
     positive: str | None = None,
@@ -83,6 +84,7 @@ def score(
         logits: (N, outputs), as many outputs as classes or more. Of equal logits the first wins.
         labels: (N,) indices into ``classes``.
         classes: Class names, in the order of the outputs.
+        outputs: A name for each output; the classes unless there are more.
         groups: (N,) equal for images that show the same thing; None: each its own.
         temperature: What logits are divided by for probabilities (AUC and calibration).
         positive: The class that a test is for; of two classes the second unless named.
@@ -97,8 +99,10 @@ def score(
     """
     scores, truth = checked(logits, labels)
     case = _case(scores, truth, tuple(classes), groups=groups, temperature=temperature)
-    outputs, number = scores.shape[1], int(case.ids.max()) + 1
-    confusion = confusion_matrix(truth, case.predicted, classes=len(classes), outputs=outputs)
+    names, number = tuple(outputs) or case.names, int(case.ids.max()) + 1
+    confusion = confusion_matrix(
+        truth, case.predicted, classes=len(classes), outputs=scores.shape[1]
+    )
     per_class = _class_figures(case, confusion)
     figures = Figures(
         images=truth.size,
@@ -111,7 +115,7 @@ def score(
         auc=_known(_mean(_areas(case))),
         classes=per_class,
         absent=tuple(of_class.name for of_class in per_class if not of_class.support),
-        outputs=output_names(case.names, outputs=outputs),
+        outputs=names,
         confusion=tuple(tuple(row) for row in confusion.tolist()),
         top_k=_top_k(scores, truth, classes=len(classes)),
         binary=_binary(case, positive, intervals=intervals),
@@ -126,11 +130,6 @@ def confusion_matrix(
     """(classes, outputs) int64: images by true class (row) and predicted output (column)."""
     cells = np.bincount(labels * outputs + predicted, minlength=classes * outputs)
     return cells.reshape(classes, outputs).astype(np.int64)
-
-
-def output_names(classes: Sequence[str], *, outputs: int) -> tuple[str, ...]:
-    """A name for each output: its class, or ``class K`` when it has none."""
-    return (*classes, *(f"class {index}" for index in range(len(classes), outputs)))
 
 
 def placements(probabilities: Floats, labels: Labels) -> Floats:

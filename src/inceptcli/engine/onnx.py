@@ -217,11 +217,11 @@ def is_exported(path: Path) -> bool:
     return path.suffix.lower() == SUFFIX
 
 
-def check_options(device: str | None, precision: str | None, *, named: bool) -> None:
+def check_options(device: str | None, precision: str | None) -> None:
     """Refuse what an exported network has already decided.
 
     Raises:
-        UsageError: Another device or precision, class names, or several processes were asked for.
+        UsageError: Another device or precision, or several processes were asked for.
     """
     if process_count() > 1:
         raise UsageError("an exported network runs in one process; start it without torchrun")
@@ -232,11 +232,6 @@ def check_options(device: str | None, precision: str | None, *, named: bool) -> 
         raise UsageError(
             f"--precision {precision}: an exported network computes as it was exported; leave it"
         )
-    if named:
-        raise UsageError(
-            "an exported network names its own outputs; leave out --class-names and "
-            "--classes-from, or give them to export"
-        )
 
 
 def load_onnx(path: Path, *, raw: bool = False) -> OnnxNetwork:
@@ -244,7 +239,7 @@ def load_onnx(path: Path, *, raw: bool = False) -> OnnxNetwork:
 
     Args:
         path: The file.
-        raw: Leave its temperature aside.
+        raw: Leave its temperature aside, and the threshold that was found with it.
 
     Raises:
         WeightsError: It is damaged, hostile, or not written by ``inceptcli export``.
@@ -276,7 +271,7 @@ def open_onnx(data: bytes, path: Path, *, raw: bool = False) -> OnnxNetwork:
         classes=description.classes,
         outputs=description.outputs,
         temperature=1.0 if raw else description.temperature,
-        threshold=description.threshold,
+        threshold=0.0 if raw else description.threshold,
         spec=PixelSpec(description.image_size, description.resize),
         memory=memory,
         description=description,

@@ -41,7 +41,7 @@ class Network(ABC):
         path: The file.
         digest: SHA-256 of its content in hex; None for the file of a plain script.
         classes: Its class names, or () when nobody gave them.
-        outputs: A name for each output; those without a class are called "class 7".
+        outputs: A name for each output; see ``model.weights.name_outputs``.
         temperature: What logits are divided by before the softmax.
         threshold: Probability below which an answer is uncertain; 0 when none is stored.
         spec: How a picture becomes the network's input.
@@ -56,6 +56,11 @@ class Network(ABC):
     threshold: float
     spec: PixelSpec
     memory: Memory | None
+
+    @property
+    def names_itself(self) -> bool:
+        """Whether the names of its classes are its file's own."""
+        return True
 
     @abstractmethod
     def answer(self, device: Device | None) -> Answer:

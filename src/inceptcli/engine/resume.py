@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from inceptcli.config import FREE_TO_CHANGE, TrainConfig, option_name
 from inceptcli.data.labels import listed
-from inceptcli.data.prepare import Photos
+from inceptcli.data.prepare import NO_ROLE, Photos
 from inceptcli.engine.device import Device
 from inceptcli.errors import DataError, InceptcliError, WeightsError
 from inceptcli.events import EpochDone
@@ -160,7 +161,8 @@ def describe_photos(photos: Photos) -> dict[str, Any]:
 
     Returns:
         ``classes``, and in the same order ``names``, ``roles`` and ``content`` (N, 8) uint8, the
-        first bytes of the content's SHA-256, of all photographs that have a role.
+        first bytes of the content's SHA-256, of all photographs that have a role; ``others``: the
+        names of files that have none, whose places in the list are counted too.
     """
     chosen = photos.indices("all")
     digests = b"".join(
@@ -171,7 +173,18 @@ def describe_photos(photos: Photos) -> dict[str, Any]:
         "names": [photos.names[i] for i in chosen],
         "roles": photos.roles[chosen].tolist(),
         "content": torch.frombuffer(bytearray(digests), dtype=torch.uint8).reshape(-1, 8),
+        "others": [photos.names[i] for i in np.flatnonzero(photos.roles == NO_ROLE)],
     }
+
+
+def unlike_the_best(saved: Saved, config: TrainConfig) -> list[str]:
+    """Settings that have changed and by which the best epoch so far cannot be compared any more."""
+    now = config.to_json()
+    return [
+        option_name(name)
+        for name in ("image_size", "resize", "monitor")
+        if name in saved.settings and saved.settings[name] != now[name]
+    ]
 
 
 def changes(saved: Saved, config: TrainConfig, photos: Photos) -> list[str]:
@@ -186,9 +199,13 @@ def changes(saved: Saved, config: TrainConfig, photos: Photos) -> list[str]:
         changed.append(f"classes were {listed(before['classes'])}, are {listed(now['classes'])}")
     then, here = _by_name(before), _by_name(now)
     both = then.keys() & here.keys()
+    # Crops and flips of a photograph depend on its place among all files, unusable ones too.
+    others, others_now = set(before.get("others", now["others"])), set(now["others"])
     counts = {
-        "gone": len(then) - len(both),
-        "new": len(here) - len(both) + photos.unlisted,
+        "gone": len((then.keys() | others) - (here.keys() | others_now)),
+        "new": len((here.keys() | others_now) - (then.keys() | others)),
+        "not usable any more, or not listed": len(then.keys() & others_now),
+        "usable now": len(here.keys() & others),
         "of other content": sum(then[name][1] != here[name][1] for name in both),
         "in another role": sum(then[name][0] != here[name][0] for name in both),
     }

@@ -47,6 +47,7 @@ from inceptcli.files import printable, write_csv, write_json
 from inceptcli.model.inception import build
 from inceptcli.model.weights import Record
 from inceptcli.runfolder import (
+    BEST,
     CONFIG,
     FAILED,
     HISTORY,
@@ -133,7 +134,9 @@ def _in_time(
     if saved is not None:
         then = saved.settings
         sizes = (float(then["train_sizes"][0]), float(then["train_sizes"][1]))
-        return replace(config, epochs=int(then["epochs"]), train_sizes=sizes), {}
+        planned: dict[str, Any] = {"epochs": int(then["epochs"]), "train_sizes": sizes}
+        typed = {name for name in planned if sources.get(name) == "option"}
+        return replace(config, **{k: v for k, v in planned.items() if k not in typed}), {}
     speed = measure(set_up(config, photos, device, Path(), stop, silent))
     speed = Speed(**json.loads(device.share(json.dumps(asdict(speed)))))  # the first process's
     return plan(config, speed, sources)
@@ -217,7 +220,8 @@ def restore(training: Training, saved: Saved, *, allow_change: bool) -> None:
     """Put a training where a saved one stood.
 
     Raises:
-        DataError: Settings or photographs are others than then, and that is not allowed.
+        DataError: Settings or photographs are others than then, and that is not allowed, or the
+            best epoch so far could not be compared with later ones.
         WeightsError: It is allowed, and makes another network.
     """
     t = training
@@ -226,6 +230,12 @@ def restore(training: Training, saved: Saved, *, allow_change: bool) -> None:
         raise DataError(
             f"cannot go on with {printable(str(t.run_dir))}, since the training has changed: "
             f"{'; '.join(changed)}; undo that, or add --allow-change"
+        )
+    if unlike := resume.unlike_the_best(saved, t.config):
+        raise DataError(
+            f"cannot go on with {printable(str(t.run_dir))} and another {', '.join(unlike)}: the "
+            "best epoch so far could not be compared with the next ones; undo that, or begin "
+            f"another run with --weights {printable(str(t.run_dir / BEST))}"
         )
     if changed:
         t.emit(Notice("going on although the training has changed: " + "; ".join(changed)))

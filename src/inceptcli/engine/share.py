@@ -35,13 +35,14 @@ def predict_shared(
     Raises:
         DataError: The processes do not find the same inputs.
     """
-    listed, own = tee(inputs)
-    rows = predict(_share(own, device), network, answer, question)
     if not device.is_first:
+        rows = predict(_share(inputs, device), network, answer, question)
         while block := list(islice(rows, BLOCK)):
             dist.send_object_list([block], dst=0)
         dist.send_object_list([[]], dst=0)
         return
+    listed, own = tee(inputs)
+    rows = predict(_share(own, device), network, answer, question)
     for number, block_inputs in enumerate(_blocks(listed)):
         sender = number % device.world
         found = _received(sender) if sender else list(islice(rows, BLOCK))

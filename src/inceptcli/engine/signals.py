@@ -86,6 +86,9 @@ class StopRequest:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal() gave
+            outer = getattr(handler, "__self__", None)
+            if isinstance(outer, StopRequest):  # it goes on, and must know
+                outer.signum = outer.signum or self.signum
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         if self.signum is not None:

@@ -18,13 +18,13 @@ from inceptcli.report.runs import RunPair
 from inceptcli.runfolder import (
     CONFUSION,
     CURVES,
+    FIND_LR,
     METRICS,
     PREDICTIONS,
     RELIABILITY,
     SAMPLES,
 )
 
-FIND_LR = "find_lr.png"
 SAMPLES_A_CLASS = 8
 MAX_CLASSES = 30  # rows of a contact sheet
 

@@ -16,6 +16,7 @@ from inceptcli.errors import DataError, DivergedError, OutputError
 from inceptcli.events import EpochDone
 from inceptcli.files import printable, read_csv, read_regular
 from inceptcli.runfolder import (
+    BEST,
     CONFIG,
     FAILED,
     FOLDS,
@@ -121,6 +122,25 @@ def read_run(path: Path, *, name: str = "") -> Run:
         state=_state(path, settings, folds, failure),
         problem=str(failure.get("error", "")) or damage,
     )
+
+
+def read_finished(path: Path) -> dict[str, Any]:
+    """What ``train --json`` printed at the end of a run, from its folder.
+
+    Raises:
+        DataError: It is no run folder, or its settings are damaged.
+    """
+    run, metrics = read_run(path), _read_json(path / METRICS)
+    return {
+        "run": str(path),
+        "weights": str(path / BEST),
+        "epochs": run.epochs,
+        "best_epoch": run.best_epoch,
+        "seconds": run.seconds,
+        "val": metrics.get("val"),
+        "test": metrics.get("test"),
+        "history": [asdict(row) for row in read_history(path)],
+    }
 
 
 def read_history(path: Path) -> tuple[EpochDone, ...]:
