@@ -22,7 +22,11 @@ BATCH_SIZE = 32
 
 def network(classes: int, image_size: int, device: str = "cpu") -> nn.Module:
     """The script's network."""
-    return InceptionV1(classes, image_size=image_size, softmax=True).to(device)
+    model = InceptionV1(classes, image_size=image_size, softmax=True)
+    for part in model.modules():
+        if isinstance(part, nn.ReLU):
+            part.inplace = False  # as the script has them; those of the stem stay as they are
+    return model.to(device)
 
 
 def photographs(folder: Path, image_size: int) -> datasets.ImageFolder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from conftest import draw
 from inceptcli.cli import main
 from inceptcli.model.inception import InceptionV1
-from inceptcli.model.weights import load_weights
+from inceptcli.model.weights import load_weights, save_weights
 
 RUN_FILES = {
     *("best_model.pth", "last.pth", "last.prev.pth", "config.json", "split.csv", "rejected.csv"),
@@ -99,6 +100,10 @@ def test_a_finished_run_has_nothing_to_resume(
     before = {path.name: path.read_bytes() for path in trained.iterdir()}
     assert call("train", "--resume", trained) == 0
     assert "nothing to do" in capsys.readouterr().err
+    assert call("train", "--resume", trained, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["run"], told["epochs"]) == (str(trained), 2)
+    assert told["val"]["accuracy"] == told["history"][told["best_epoch"] - 1]["val_accuracy"]
     assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
 
 
@@ -305,6 +310,93 @@ def test_a_plain_scripts_file_works(
     assert json.loads(capsys.readouterr().out)["images"] == 60
 
 
+def test_a_plain_file_is_compared_with_one_that_has_its_own_names(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The names given are for the file that has none; where all have, they are refused."""
+    photos, own = trained.parent / "photos", trained / "best_model.pth"
+    torch.save(InceptionV1(3, image_size=32).state_dict(), tmp_path / "script.pth")
+    words = ("evaluate", photos, "--role", "all", "--json")
+    named = ("--class-names", "cat,dog,eel", "--against", own)
+    assert call(*words, "-m", tmp_path / "script.pth", *named) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert call(*words, "-m", own) == 0
+    assert found["against"]["accuracy_b"] == json.loads(capsys.readouterr().out)["accuracy"]
+    assert call(*words, "-m", own, "--class-names", "cat,dog,eel") == 2
+    assert "names its own classes" in capsys.readouterr().err
+
+
+def test_a_map_of_a_class_that_is_not_there_is_refused(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("evaluate", trained.parent / "photos", "-m", trained / "best_model.pth")
+    assert call(*words, "--map", "cow=cat") == 2
+    assert "no class cow; they have cat, dog, eel" in capsys.readouterr().err
+
+
+def test_a_threshold_belongs_to_its_temperature(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--raw neither stores one nor is marked by one that was found on calibrated answers."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    model, photo = run / "best_model.pth", trained.parent / "photos" / "cat" / "00.png"
+    assert call("evaluate", "-m", model, "--min-precision", 0.1, "--save", "--raw") == 2
+    assert "leave out --raw" in capsys.readouterr().err
+    weights = load_weights(model)
+    assert weights.record is not None
+    save_weights(model, weights.state_dict, replace(weights.record, threshold=1.0))
+    for more, uncertain in (((), True), (("--raw",), False)):
+        assert call("predict", photo, "-m", model, "--jsonl", *more) == 0
+        assert json.loads(capsys.readouterr().out)["uncertain"] is uncertain
+
+
+def test_unreadable_files_count_for_their_own_role(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Folders of roles, and a split, say whose they are; of others any role may be."""
+    roles = tmp_path / "roles"
+    for role, numbers in (("train", range(6)), ("val", range(6, 9)), ("test", range(9, 12))):
+        for label, name in enumerate(("cat", "dog", "eel")):
+            for index in numbers:
+                path = roles / role / name / f"{index}.png"
+                draw(path, seed=900 + 100 * label + index, label=label)
+    (roles / "train" / "cat" / "0.png").write_bytes(b"broken")
+    words = ("-m", trained / "best_model.pth", "--max-bad", 1, "--json", "--strict")
+    assert call("evaluate", roles, *words, "--role", "test") == 0
+    assert json.loads(capsys.readouterr().out)["rejected"] == 0
+    assert call("evaluate", roles, *words, "--role", "train") == 8
+    assert json.loads(capsys.readouterr().out)["rejected"] == 1
+    photos = tmp_path / "photos"
+    shutil.copytree(trained.parent / "photos", photos)
+    split = read(trained / "split.csv")
+    of_val = next(row["path"] for row in split if row["role"] == "val")
+    (photos / of_val).write_bytes(b"broken")
+    for role, rejected in (("val", 1), ("test", 0)):
+        more = ("--split", trained / "split.csv", "--role", role)
+        assert call("evaluate", photos, *words, *more) == (8 if rejected else 0)
+        assert json.loads(capsys.readouterr().out)["rejected"] == rejected
+
+
+def test_a_run_is_used_and_resumed_from_anywhere(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table of labels that was given as a relative path is found from another folder."""
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    rows = ["file,species"]
+    for path in sorted(photos.rglob("*.png")):
+        name = f"{path.parent.name}-{path.name}"
+        shutil.copy(path, flat / name)
+        rows.append(f"{name},{path.parent.name}")
+    Path("labels.csv").write_text("\n".join(rows))
+    more = ("--labels", "labels.csv:file,species", "--epochs", 1, *SMALL)
+    assert call("train", "flat", *more, "-o", "run") == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert call("evaluate", "-m", "../run/best_model.pth") == 0
+    assert call("train", "--resume", "../run", "--epochs", 2, "--allow-change") == 0
+
+
 def test_a_flipped_bit_is_refused(trained: Path, tmp_path: Path) -> None:
     data = bytearray((trained / "best_model.pth").read_bytes())
     data[len(data) // 2] ^= 1
@@ -327,6 +419,12 @@ def test_a_flipped_bit_is_refused(trained: Path, tmp_path: Path) -> None:
         (("predict", "x.png"), 4, "no weights"),
         (("summary", "--arch", "incption_v1"), 2, "did you mean inception_v1"),
         (("evaluate", "photos", "-m", "none.pth"), 4, "none.pth"),
+        (("evaluate", "photos", "-m", "none.pth", "--role", "tset"), 2, "did you mean test"),
+        (("summary", "none.pth", "--blocks"), 2, "leave out WEIGHTS"),
+        (("train", "photos", "--allow-change"), 2, "is for --resume"),
+        (("train", "photos", "--find-lr", "--dry-run"), 2, "give one of them"),
+        (("train", "--resume", "run", "-o", "other"), 2, "leave out --output"),
+        (("train", "--resume", "run", "--split", "other.csv"), 2, "leave out --split"),
     ],
 )
 def test_mistakes_are_told_in_a_line(

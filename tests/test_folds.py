@@ -124,6 +124,10 @@ def test_a_stopped_fold_goes_on_and_finished_ones_are_left(photos: Path, tmp_pat
     assert Notice("fold1 is finished") in said
     after = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "broken" / "fold1").iterdir()}
     assert after == before
+    (tmp_path / "broken" / "folds.json").write_text("{}")  # as a kill may leave it
+    run_folds(config, resuming=True)
+    written = json.loads((tmp_path / "broken" / "folds.json").read_text())
+    assert written == broken.to_json()
     split = tmp_path / "broken" / "fold2.csv"
     whole = run(settings(photos, tmp_path / "whole", epochs=2, split=split))
     assert whole.test is not None

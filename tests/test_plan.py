@@ -15,6 +15,7 @@ from inceptcli.engine.find_lr import suggest
 from inceptcli.engine.optim import train_size
 from inceptcli.engine.plan import MARGIN, MOST, Speed, plan
 from inceptcli.errors import DataError, UsageError
+from inceptcli.runfolder import claim_run
 
 SPEED = Speed(images=1000, val_images=100, fixed=1e-3, by_area=1e-6, val=2e-2)
 
@@ -112,6 +113,10 @@ def test_find_lr_draws_and_suggests(
     assert rates == sorted(rates)
     assert rates[0] < found["suggestion"] < rates[-1]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["find_lr.png"]
+    # The training that it was for takes that folder.
+    with claim_run(tmp_path / "out", resume=False, overwrite=False) as lock:
+        assert (tmp_path / "out" / "find_lr.png").exists()
+        lock.clear()
 
 
 def test_a_timed_training_plans_ends_and_resumes(
@@ -132,3 +137,8 @@ def test_a_timed_training_plans_ends_and_resumes(
     again = json.loads((run / "config.json").read_text())["settings"]
     for name in ("epochs", "train_sizes", "warmup_epochs", "batch_size"):
         assert again[name] == stored["settings"][name]
+    typed = str(again["epochs"] + 1)  # what is typed goes before the plan
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--resume", str(run), "--epochs", typed, "--allow-change"])
+    assert caught.value.code == 0
+    assert json.loads((run / "config.json").read_text())["settings"]["epochs"] == int(typed)

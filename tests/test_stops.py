@@ -23,6 +23,8 @@ from inceptcli.config import TrainConfig
 from inceptcli.engine import device as devices
 from inceptcli.engine import run as engine
 from inceptcli.engine import train as loop
+from inceptcli.engine.average import Average
+from inceptcli.engine.signals import StopRequest
 from inceptcli.errors import DataError, DivergedError, OutputError, WeightsError
 from inceptcli.events import Event, StateSaved, Warned
 from inceptcli.report.runs import list_runs, read_run
@@ -358,6 +360,67 @@ def test_a_state_of_another_network_is_refused(begun: Path, tmp_path: Path) -> N
     with pytest.raises(WeightsError, match="another network than inception_v1 for 2 classes"):
         engine.run(config, resuming=True, allow_change=True)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "option"),
+    [({"image_size": 64}, "--img-size"), ({"monitor": "val_loss"}, "--monitor")],
+)
+def test_what_the_best_epoch_cannot_be_compared_by_is_refused(
+    changed: dict[str, Any], option: str, begun: Path, tmp_path: Path
+) -> None:
+    """Also with --allow-change: its weights would be measured otherwise than they were chosen."""
+    run = shutil.copytree(begun, tmp_path / "run")
+    config = settings(begun.parent / "pairs", run, **changed)
+    with pytest.raises(DataError, match=f"another {option}: the best epoch so far could not"):
+        engine.run(config, resuming=True, allow_change=True)
+
+
+def test_an_unusable_file_that_goes_or_comes_is_told(pairs: Path, tmp_path: Path) -> None:
+    """Crops and flips of every photograph after it would be others."""
+    (pairs / "cat" / "05.png").write_bytes(b"broken")
+    config = settings(pairs, tmp_path / "run", max_bad=1.0)
+    with pytest.raises(StopHere):
+        engine.run(config, emit=stop_after(1, 2))
+    (pairs / "cat" / "05.png").unlink()
+    with pytest.raises(DataError, match="1 photographs are gone"):
+        engine.run(config, resuming=True)
+    (pairs / "cat" / "05.png").write_bytes(b"broken")
+    (pairs / "cat" / "00a.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match="1 photographs are new"):
+        engine.run(config, resuming=True)
+
+
+def test_photographs_outside_a_split_do_not_hinder_a_resume(pairs: Path, tmp_path: Path) -> None:
+    """They were left out before and are left out now."""
+    rows = [
+        f"{name}/{i:02d}.png,{'val' if i < 3 else 'train'}"
+        for name in ("cat", "dog")
+        for i in range(10)
+    ]
+    (tmp_path / "split.csv").write_text("\n".join(["path,role", *rows]))
+    config = settings(pairs, tmp_path / "run", split=tmp_path / "split.csv")
+    with pytest.raises(StopHere):
+        engine.run(config, emit=stop_after(1, 2))
+    assert engine.run(config, resuming=True).history[-1].epoch == 2
+
+
+def test_an_average_that_begins_at_a_resume_begins_with_the_trained_weights() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    average = Average(model, steps=5)
+    with torch.no_grad():
+        model.weight.add_(1)
+    average.load_state_dict({})
+    assert torch.equal(average.network.weight, model.weight)  # type: ignore[arg-type]
+
+
+def test_a_signal_that_came_inside_is_known_outside() -> None:
+    """As between the trainings of two folds."""
+    with StopRequest() as outer:
+        with StopRequest() as inner:
+            signal.raise_signal(signal.SIGTERM)
+        assert inner.signum == outer.signum == signal.SIGTERM
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adam", marks=pytest.mark.slow)])

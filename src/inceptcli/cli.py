@@ -971,7 +971,8 @@ def train(
         typer.Option(
             "--allow-change",
             rich_help_panel=OUTPUT,
-            help="With --resume: go on although settings or photographs have changed.",
+            help="With --resume: go on although settings or photographs have changed (not --img-size, "
+            "--resize and --monitor).",
         ),
     ] = False,
     save_minutes: Annotated[
