@@ -971,8 +971,8 @@ def train(
         typer.Option(
             "--allow-change",
             rich_help_panel=OUTPUT,
-            help="With --resume: go on although settings or photographs have changed (not --img-size, "
-            "--resize and --monitor).",
+            help="With --resume: go on although photographs or settings have changed; not "
+            "--img-size, --resize, --monitor.",
         ),
     ] = False,
     save_minutes: Annotated[
