@@ -283,6 +283,22 @@ def _network(
     return load_network(path, classes=classes, raw=raw), on
 
 
+def _rival(
+    path: Path | None,
+    tta: str,
+    device: str | None,
+    precision: str | None,
+    *,
+    classes: tuple[str, ...],
+    raw: bool,
+) -> tuple[Network | None, Device | None]:
+    """The network of ``--against``, before any work is done; none where there is none."""
+    if path is None:
+        return None, None
+    network, on = _network(path, device, precision, classes=classes, raw=raw)
+    return _averaged([network], tta), on
+
+
 def _check_saving(path: Path, min_precision: float | None, *, save: bool, raw: bool) -> None:
     """Refuse --save where there is no threshold to store, or no place for it."""
     from inceptcli.engine.onnx import is_exported
@@ -1227,6 +1243,7 @@ def evaluate(
     _check_saving(members[0].path, min_precision, save=save, raw=raw)
     drawn = _weights_of(members[0], "--report") if page else None
     loaded = _averaged(members, tta)
+    rival, there = _rival(against, tta, device, precision, classes=chosen, raw=raw)
     config = engine.photos_config(loaded, given)
     _keep_outside(config.root, output, report)
     with console.Listener() as listener:
@@ -1255,9 +1272,7 @@ def evaluate(
         result = replace(result, weights=describe(members, cast("Tta", tta)))
         extras: dict[str, Any] = {}
         compared: tuple[engine.Evaluation, Comparison] | None = None
-        if against is not None:
-            rival, there = _network(against, device, precision, classes=chosen, raw=raw)
-            rival = _averaged([rival], tta)
+        if rival is not None:
             other = measure(rival, photos_for(rival, silent), role, there)
             extras["against"] = engine.compare_models(result, other)
             compared = other, extras["against"]
