@@ -13,7 +13,7 @@ from html import escape
 from inceptcli.files import printable
 
 WIDTH, HEIGHT = 420, 270  # in the chart's own units; the page scales it
-LEFT, RIGHT, TOP, BOTTOM = 66.0, 12.0, 12.0, 44.0
+LEFT, RIGHT, TOP, BOTTOM = 66.0, 12.0, 22.0, 44.0
 MAX_SERIES = 8  # colours and dashes that the page's style has
 MAX_POINTS = 150  # of one line
 MAX_DOTS = 60  # points up to which each is drawn and says its value
@@ -171,7 +171,7 @@ def _axis_names(x: str, y: str) -> str:
 def _mark(frame: _Frame, x: float, name: str) -> str:
     place = frame.at(x, frame.ys[0])[0]
     right = place > WIDTH / 2
-    text = _text("marked end" if right else "marked", place + (-6 if right else 6), TOP + 13, name)
+    text = _text("marked end" if right else "marked", place + (6 if right else -6), TOP - 7, name)
     return _line("mark", [(place, TOP), (place, HEIGHT - BOTTOM)]) + text
 
 
