@@ -1,6 +1,6 @@
 """Accuracy against seconds of the tutorial recipe and the default recipe, on the same photographs.
 
-For each seed the photographs are divided once (by group, 0.8 : 0.1 : 0.1) and both recipes are
+For each seed the photographs are divided once (by group, see --ratio) and both recipes are
 trained on that division in the same precision, one after the other on an idle machine if the
 seconds shall mean anything. Results are written after each training; those found there are kept.
 """
@@ -46,13 +46,19 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = options_of("accuracy_time", __doc__, epochs=40, size=224)
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--ratio", default="0.8,0.1,0.1", help="parts of train, val and test")
     parser.add_argument("--plot", type=Path)
     return parser.parse_args()
 
 
 def _train(recipe: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     say(f"seed {seed}, {recipe}")
-    data = {"root": options.photos.absolute(), "image_size": options.img_size, "seed": seed}
+    data = {
+        "root": options.photos.absolute(),
+        "image_size": options.img_size,
+        "seed": seed,
+        "ratio": tuple(float(part) for part in options.ratio.split(",")),
+    }
     typed = {"epochs": options.epochs, "precision": options.precision}
     done = train_divided(data, recipe, typed)
     assert done.test is not None
