@@ -45,7 +45,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = options_of("accuracy_time", __doc__, epochs=40, size=224)
-    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--precision", default="fp32", help="of both recipes")
     parser.add_argument("--ratio", default="0.8,0.1,0.1", help="parts of train, val and test")
     parser.add_argument("--plot", type=Path)
     return parser.parse_args()
