@@ -40,7 +40,7 @@ def _section(name: str, command: Any) -> str:
                 names += f" {parameter.metavar}"
         meaning = " ".join((parameter.help or "").split())
         if parameter.show_default and parameter.default not in (None, False):
-            meaning += f" Default: {parameter.default}."
+            meaning += f" (default: {parameter.default})"
         lines.append(f"| `{names.replace('|', chr(92) + '|')}` | {meaning} |")
     return "\n".join(lines) + "\n"
 
