@@ -1,5 +1,5 @@
 # make demo   install, then train, evaluate and predict on real handwritten digits
-# make test   install with the test extras, then run the whole suite
+# make test   install with the test extras, then run the suite
 # make bench  measure speeds; PHOTOS=folder takes your photographs
 PYTHON ?= python3
 VENV := .venv

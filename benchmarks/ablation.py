@@ -32,6 +32,7 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
     "growing pictures": {"train_sizes": (1.0, 1.0)},
     "averaged weights": {"ema_epochs": 0.0},
     "erasing put in": {"random_erase": 0.25},
+    "float32 (bf16 instead)": {"precision": "bf16"},
 }
 
 

@@ -30,7 +30,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     kept = Kept(options)
     for seed in options.seeds:
-        for recipe in RECIPES:
+        for recipe in options.recipes:
             if not kept.has(recipe=recipe, seed=seed):
                 kept.add(_train(recipe, seed, options))
     trainings = kept.trainings
@@ -38,7 +38,7 @@ def main() -> None:
     if options.plot is not None:
         curves = {
             recipe: [_curve(one) for one in trainings if one["recipe"] == recipe]
-            for recipe in RECIPES
+            for recipe in options.recipes
         }
         write_bytes(options.plot, accuracy_time(curves))
 
@@ -46,6 +46,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = options_of("accuracy_time", __doc__, epochs=40, size=224)
     parser.add_argument("--precision", default="fp32", help="of both recipes")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES)
     parser.add_argument("--ratio", default="0.8,0.1,0.1", help="parts of train, val and test")
     parser.add_argument("--plot", type=Path)
     return parser.parse_args()
@@ -100,7 +101,7 @@ def _print(trainings: list[dict[str, Any]]) -> None:
         rows[-1] += (f"{seconds[-1]:.0f}", shown)
     heads = ("recipe, seed", "best epoch, val and test", "its test", f"val, last {LAST} epochs")
     print_table((*heads, "seconds", "seconds to the tutorial's last"), rows, markdown=True)
-    for recipe in RECIPES:
+    for recipe in sorted({one["recipe"] for one in trainings}, reverse=True):
         tests = [one["test_accuracy"] for one in trainings if one["recipe"] == recipe]
         spread = f", standard deviation {stdev(tests):.4f}" if len(tests) > 1 else ""
         result(f"{recipe}: test accuracy {mean(tests):.4f} over {len(tests)} seeds{spread}")

@@ -23,7 +23,7 @@ from inceptcli.engine.run import run
 from inceptcli.files import write_json
 
 # What may differ between trainings of one file.
-FREE = ("json", "plot", "seeds", "variants", "images", "ways")
+FREE = ("json", "plot", "seeds", "recipes", "variants", "images", "ways")
 
 
 def options_of(name: str, about: str | None, *, epochs: int, size: int) -> argparse.ArgumentParser:

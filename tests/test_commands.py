@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from PIL import Image
 
 from conftest import draw
 from inceptcli.cli import main
-from inceptcli.model.inception import InceptionV1
+from inceptcli.model.inception import InceptionV1, InceptionV1BN
 from inceptcli.model.weights import load_weights, save_weights
+from inceptcli.report import plots
 
 RUN_FILES = {
     *("best_model.pth", "last.pth", "last.prev.pth", "config.json", "split.csv", "rejected.csv"),
@@ -107,6 +109,43 @@ def test_a_finished_run_has_nothing_to_resume(
     assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
 
 
+def test_pictures_that_a_kill_prevented_are_drawn_at_a_resume(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(trained, tmp_path / "copy")
+    for name in ("predictions.csv", "curves.png", "report.html"):
+        (copy / name).unlink()
+    assert call("train", "--resume", copy) == 0
+    assert "nothing to do" not in capsys.readouterr().err
+    assert {path.name for path in copy.iterdir()} == RUN_FILES
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_warning(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plots, "curves", Mock(side_effect=RuntimeError("no fonts")))
+    assert call("train", photos, "--epochs", 1, *SMALL, "--name", "first") == 0
+    output = capsys.readouterr()
+    assert "a picture is missing, the training's results are complete: no fonts" in output.err
+    assert output.out.splitlines()[-1] == "runs/first"
+
+
+def test_a_run_folder_stands_for_its_weights_everywhere(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("evaluate", "-m", trained, "--against", trained) == 0
+    assert call("export", "-m", trained, "-o", "model.safetensors") == 0
+    several = ("--repeats", 2, "--name", "several", "--ratio", "0.8,0.2")
+    assert call("train", trained.parent / "photos", "--epochs", 1, *SMALL, *several) == 0
+    capsys.readouterr()
+    picture = trained.parent / "photos" / "cat" / "00.png"
+    assert call("predict", picture) == 0  # of the run that was saved last: both its trainings
+    assert capsys.readouterr().err.count("weights: runs/several/repeat") == 2
+    for words in (("export",), ("evaluate", "-m", trained, "--against", "runs/several")):
+        assert call(*words) == 2
+        assert "takes one network" in capsys.readouterr().err
+
+
 def test_the_same_seed_gives_the_same_weights(photos: Path, tmp_path: Path) -> None:
     """N2: identical but for the seconds."""
     for name in ("a", "b"):
@@ -183,6 +222,19 @@ def test_evaluate_compares_and_finds_a_threshold(
     assert abstention["images"] == 6
     assert 0 <= abstention["coverage"] <= 1
     assert call("evaluate", "-m", rival, "--save") == 2
+
+
+def test_a_threshold_is_chosen_by_other_photographs_than_it_is_measured_on(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = ("-m", trained, "--min-precision", 0.34)
+    assert call("evaluate", *wanted, "--role", "val") == 0
+    assert "looks too good" in capsys.readouterr().err
+    assert call("evaluate", *wanted) == 0
+    assert "looks too good" not in capsys.readouterr().err
+    elsewhere = shutil.copytree(trained.parent / "photos", "elsewhere")
+    assert call("evaluate", elsewhere, *wanted) == 3
+    assert "--min-precision chooses by photographs of val" in capsys.readouterr().err
 
 
 def test_a_stored_threshold_marks_what_is_uncertain(
@@ -468,6 +520,14 @@ def test_summary_json_has_the_documented_keys(capsys: pytest.CaptureFixture[str]
     }
     assert table["total_parameters"] == table["trainable_parameters"] == 7_041_172
     assert round(table["total_mb"], 2) == 97.05
+
+
+def test_batch_norms_statistics_are_no_parameters(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("summary", trained / "best_model.pth", "--json") == 0
+    told = json.loads(capsys.readouterr().out)["parameters"]
+    assert told == sum(part.numel() for part in InceptionV1BN(3).parameters())
 
 
 def test_the_sample_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

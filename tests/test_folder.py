@@ -519,6 +519,19 @@ def test_rows_without_files_and_files_without_rows_are_counted(flat: Path, tmp_p
     )
 
 
+def test_a_row_of_another_folder_is_no_files(flat: Path, tmp_path: Path) -> None:
+    """Nor does it take a file from the row that names it."""
+    draw(flat / "a" / "1.png", seed=9, label=0)
+    rows = "path,class\nISIC_1,x\na/1.png,cat\nb/1.png,dog\nold/disk/a/1,cat\n"
+    table = write(tmp_path / "l.csv", rows)
+    dataset = scan(flat, labels=table)
+    assert [(s.name, dataset.classes[s.label]) for s in dataset.samples] == [
+        ("ISIC_1.jpg", "x"),
+        ("a/1.png", "cat"),
+    ]
+    assert f"rows of {table} without a file of their own (1): b/1.png" in dataset.notes
+
+
 def test_a_short_name_that_fits_two_files_is_not_guessed(flat: Path, tmp_path: Path) -> None:
     draw(flat / "more" / "ISIC_1.png", seed=9, label=0)
     table = write(tmp_path / "l.csv", "path,class\nISIC_1,a\nISIC_2,b\nISIC_3,c\nmore/ISIC_1,d\n")

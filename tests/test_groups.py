@@ -6,6 +6,7 @@ import hashlib
 import io
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,18 +16,15 @@ from PIL.Image import Resampling, Transpose
 from sklearn.datasets import load_digits
 
 from copies import copies_of, photograph, write_copies
-from inceptcli.data.groups import (
+from inceptcli.data.groups import SIGHT_LEAST, Grouping, group, grouping_line
+from inceptcli.data.looks import (
     LOOK_BYTES,
     SHORT_LOOK_BYTES,
-    SIGHT_LEAST,
-    Grouping,
     describe,
     find_short,
-    group,
-    grouping_line,
+    near_copies,
     short_look,
 )
-from inceptcli.data.looks import near_copies
 from inceptcli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -461,3 +459,16 @@ def test_a_blank_picture_matches_no_short_description() -> None:
     assert not find_short(blank, shorts).any()
     assert find_short(describe(photograph(0)), shorts).tolist() == [False, True]
     assert find_short(blank, b"").tolist() == []
+
+
+def test_of_equal_files_the_first_that_is_kept_stands_for_the_others() -> None:
+    names = [f"{name}/{i}.png" for i, name in enumerate(["cat", "cat", "dog", "cat", "dog"])]
+    labels = np.array([0, 0, 1, 0, 1])
+    found = group(names, labels, content=[b"x", b"x", b"x", b"y", b"z"])
+    assert found.exact_pairs == ((0, 1), (0, 2))
+    kept = np.array([1, 2, 4])
+    some = found.among(kept, labels[kept])
+    assert some.exact_pairs == ((0, 1),)
+    assert some.conflicts == ((0, 1),)
+    near = replace(found, near_pairs=((0, 4),)).among(kept, labels[kept])
+    assert near.near_pairs == ((0, 2),)

@@ -9,12 +9,18 @@ from pathlib import Path
 import pytest
 
 from inceptcli.cli import _seconds, main
-from inceptcli.config import TrainConfig
+from inceptcli.config import TrainConfig, resolve
+from inceptcli.data.prepare import prepare
 from inceptcli.engine import find_lr
+from inceptcli.engine import plan as plan_module
+from inceptcli.engine.device import choose_device
 from inceptcli.engine.find_lr import suggest
 from inceptcli.engine.optim import train_size
 from inceptcli.engine.plan import MARGIN, MOST, Speed, plan
+from inceptcli.engine.run import set_up
+from inceptcli.engine.signals import StopRequest
 from inceptcli.errors import DataError, UsageError
+from inceptcli.events import silent
 from inceptcli.runfolder import claim_run
 
 SPEED = Speed(images=1000, val_images=100, fixed=1e-3, by_area=1e-6, val=2e-2)
@@ -66,6 +72,28 @@ def test_a_plan_leaves_what_was_typed() -> None:
     planned, reasons = plan(typed, SPEED, {"train_sizes": "option"})
     assert planned.train_sizes == (1.0, 1.0)
     assert set(reasons) == {"epochs"}
+
+
+def test_a_plan_leaves_another_recipes_own_sizes() -> None:
+    config, sources = resolve("tutorial", {"root": Path(), "time_seconds": 60.0})
+    planned, reasons = plan(config, SPEED, sources)
+    assert planned.train_sizes == (1.0, 1.0)
+    assert set(reasons) == {"epochs"}
+
+
+def test_pictures_that_shrink_are_measured_as_they_are(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, "_seconds_an_image", lambda *given: 1e-3 * given[2] ** 2)
+    typed = {"image_size": 64, "epochs": 2, "train_sizes": (1.0, 0.5), "group": "none"}
+    config, _ = resolve("default", typed | {"root": photos, "workers": 0})
+    prepared = prepare(config)
+    with prepared.store:
+        device = choose_device("cpu", "fp32")
+        training = set_up(config, prepared, device, tmp_path, StopRequest(), silent)
+        speed = plan_module.measure(training)
+    assert speed.training(32) == pytest.approx(32**2 / 1000)
+    assert speed.training(64) == pytest.approx(64**2 / 1000)
 
 
 def test_no_time_is_refused() -> None:

@@ -18,8 +18,8 @@ import pytest
 
 import reader_faults
 from conftest import ROOT, draw
-from inceptcli.data.groups import LOOK_BYTES
 from inceptcli.data.image import decode, fit
+from inceptcli.data.looks import LOOK_BYTES
 from inceptcli.data.machine import default_workers, free_memory
 from inceptcli.data.reader import Looked, PixelSpec, Reader, StoppingError, look, read
 from inceptcli.errors import InceptcliError, ResourceError

@@ -129,13 +129,18 @@ def test_a_run_of_several_trainings(runs: Path) -> None:
     whole = make_run(runs / "e", [], epochs=6, folds=2)
     make_run(whole / "fold1", [0.5], epochs=6, test=0.5)
     parts = [{"name": "fold1", "val_accuracy": 0.5, "test_accuracy": 0.5}]
-    pooled = {"accuracy": 0.5, "interval": [0.4, 0.6]}
+    pooled = {"role": "test", "accuracy": 0.5, "interval": [0.4, 0.6]}
     write_json(whole / "folds.json", {"folds": parts} | pooled)
     found = {run.name: run for run in list_runs(runs)}
     assert found["e"].state == "stopped"
     assert found["e"].test is not None
     assert found["e"].test.interval == (0.4, 0.6)
     assert found["e/fold1"].state == "finished"
+    write_json(whole / "folds.json", {"folds": parts} | pooled | {"role": "val"})
+    found = {run.name: run for run in list_runs(runs)}
+    assert found["e"].test is None  # there was no test role
+    assert found["e"].val is not None
+    assert found["e"].val.value == 0.5
     write_json(whole / "folds.json", {"folds": parts * 2} | pooled)
     assert {run.name: run for run in list_runs(runs)}["e"].state == "finished"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,11 @@ from inceptcli.engine import device as devices
 from inceptcli.engine import run as engine
 from inceptcli.engine import train as loop
 from inceptcli.engine.average import Average
+from inceptcli.engine.resume import Progress
 from inceptcli.engine.signals import StopRequest
 from inceptcli.errors import DataError, DivergedError, OutputError, WeightsError
 from inceptcli.events import Event, StateSaved, Warned
+from inceptcli.model.weights import load_weights, save_weights
 from inceptcli.report.runs import list_runs, read_run
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
@@ -403,6 +407,57 @@ def test_photographs_outside_a_split_do_not_hinder_a_resume(pairs: Path, tmp_pat
     with pytest.raises(StopHere):
         engine.run(config, emit=stop_after(1, 2))
     assert engine.run(config, resuming=True).history[-1].epoch == 2
+
+
+@pytest.mark.parametrize(("batch", "step"), [(2, 6), (3, 4), (6, 2), (5, 0), (8, 0)])
+def test_a_changed_batch_size_repeats_and_skips_no_photograph(batch: int, step: int) -> None:
+    """Twelve photographs are done; where no batch begins after them the epoch begins again."""
+    progress = Progress(epoch=2, step=3, images=12, loss_sum=9.0)
+    assert progress.change_batches(4, batch) == (step > 0)
+    assert (progress.epoch, progress.step) == (2, step)
+    assert progress.images == (12 if step else 0)
+
+
+@pytest.mark.parametrize(("batch", "again"), [(2, False), (6, True)])
+def test_a_resume_with_another_batch_size_sees_every_photograph_once(
+    batch: int, again: bool, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StopHere):  # after eight photographs
+        engine.run(settings(pairs, tmp_path / "run"), emit=stop_after(1, 2))
+    seen: list[int] = []
+    told: list[Event] = []
+    step = loop.train_step
+
+    def watched(training: Any, batch: Any, *, total: int) -> Any:
+        if training.progress.epoch == 1:
+            seen.extend(batch.indices.tolist())
+        return step(training, batch, total=total)
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    other = settings(pairs, tmp_path / "run", batch_size=batch)
+    done = engine.run(other, resuming=True, allow_change=True, emit=told.append)
+    images = len(done.photos.indices("train"))
+    assert len(seen) == len(set(seen)) == (images if again else images - 8)
+    assert any("begins again" in getattr(event, "text", "") for event in told) == again
+
+
+def test_the_epoch_that_is_told_is_the_one_in_the_file(pairs: Path, tmp_path: Path) -> None:
+    """A kill between weights and state, where an epoch is not repeated to the bit, may leave those
+    of another epoch than the state's best.
+    """
+    done = engine.run(settings(pairs, tmp_path / "run"))
+    weights = load_weights(done.run / "best_model.pth")
+    assert weights.record is not None
+    other = replace(weights.record, epoch=7)
+    save_weights(done.run / "best_model.pth", weights.state_dict, other)
+    again = engine.run(settings(pairs, tmp_path / "run"), resuming=True)
+    assert again.best_epoch == 7
+
+
+def test_the_results_name_the_file_that_is_there(whole: Path) -> None:
+    metrics = json.loads((whole / "metrics.json").read_text())
+    digest = load_weights(whole / "best_model.pth").digest
+    assert [part["weights"]["digest"] for part in metrics.values()] == [digest] * len(metrics)
 
 
 def test_an_average_that_begins_at_a_resume_begins_with_the_trained_weights() -> None:

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
@@ -43,12 +43,11 @@ from inceptcli.runfolder import (
     CONFIG,
     FOLDS,
     LAST,
-    METRICS,
     REPORT,
     RUNS,
     SPLIT,
-    expand_models,
     find_weights,
+    is_finished,
     latest_run,
     read_settings,
 )
@@ -218,7 +217,7 @@ def _members(
     raw: bool,
 ) -> tuple[list[Network], Device | None]:
     """The networks that ``-m`` names, each said, and what torch runs them on."""
-    paths = expand_models(model) if model else [find_weights(None)]
+    paths = find_weights(model or [])
     found = [_network(path, device, precision, classes=classes, raw=raw) for path in paths]
     if classes and all(network.names_itself for network, _ in found):
         raise UsageError(
@@ -295,8 +294,21 @@ def _rival(
     """The network of ``--against``, before any work is done; none where there is none."""
     if path is None:
         return None, None
-    network, on = _network(path, device, precision, classes=classes, raw=raw)
+    one = _one(find_weights([path]), "--against")
+    network, on = _network(one, device, precision, classes=classes, raw=raw)
     return _averaged([network], tta), on
+
+
+def _one(paths: list[Path], option: str) -> Path:
+    """The weights file where one network is wanted.
+
+    Raises:
+        UsageError: A run of several trainings was named.
+    """
+    if len(paths) > 1:
+        listed = ", ".join(printable(str(path)) for path in paths[:3])
+        raise UsageError(f"{option} takes one network, and here are {len(paths)}: {listed} ...")
+    return paths[0]
 
 
 def _check_saving(path: Path, min_precision: float | None, *, save: bool, raw: bool) -> None:
@@ -599,7 +611,7 @@ def summary(
     ] = False,
     tree: Annotated[bool, typer.Option("--tree", help="The module tree.")] = False,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Run one training step and measure its memory.")
+        bool, typer.Option("--measure", help="Run two training steps and measure their memory.")
     ] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
     as_json: Json = False,
@@ -621,6 +633,8 @@ def summary(
     from inceptcli.model import summary as model
 
     if tree:
+        if as_json:
+            raise UsageError("--tree is text; leave out --json, or --tree for the layers as JSON")
         console.result_block(model.module_tree(arch, classes=classes, image_size=image_size))
         return
     if blocks:
@@ -1036,7 +1050,7 @@ def train(
     typed = _settings(ctx, TrainConfig)
     if resume is not None:
         config, sources = _resumed(resume, typed)
-        if not typed and config.output is not None and (config.output / METRICS).exists():
+        if not typed and config.output is not None and _is_complete(config.output):
             console.say("nothing to do: this training is finished; evaluate and predict use it")
             show.finished(config.output, as_json=as_json)
             return
@@ -1075,9 +1089,14 @@ def train(
         )
         if not is_first_process():
             return
-        write_run(result)
+        write_run(result, listener)
         write_run_report(result, listener)
     show.training(result, as_json=as_json)
+
+
+def _is_complete(run: Path) -> bool:
+    """Whether nothing is to be done for a run: the report is the last that is written."""
+    return is_finished(run) and (run / REPORT).exists()
 
 
 def _check_together(find_rate: bool, dry_run: bool, *, allow_change: bool, resuming: bool) -> None:
@@ -1131,7 +1150,7 @@ def _train_folds(
     with _listening(script_lines, tensorboard=tensorboard, as_json=as_json) as listener:
 
         def finish(result: TrainResult) -> None:
-            write_run(result)
+            write_run(result, listener)
             write_run_report(result, listener)
 
         result = run_folds(config, sources=sources, resuming=resuming, after=finish, emit=listener)
@@ -1251,7 +1270,8 @@ def evaluate(
 
         def photos_for(network: Network, emit: Emit) -> Photos:
             seen = replace(config, image_size=network.spec.image_size, resize=network.spec.resize)
-            return prepare(seen, to_learn=False, divide=config.split is not None, emit=emit)
+            with nullcontext() if on is None else on.first_goes_first():
+                return prepare(seen, to_learn=False, divide=config.split is not None, emit=emit)
 
         def measure(
             network: Network, photos: Photos, role: str, on: Device | None = on
@@ -1277,10 +1297,11 @@ def evaluate(
             extras["against"] = engine.compare_models(result, other)
             compared = other, extras["against"]
         if min_precision is not None:
+            engine.check_choice(photos, role, emit)
             val = measure(loaded, photos, "val")
             threshold = engine.choose_threshold(val, min_precision=min_precision)
             extras["abstention"] = result.abstention(threshold)
-            if save:
+            if save and _speaks(on):
                 engine.save_threshold(members[0].path, threshold)
     if not _speaks(on):
         return
@@ -1511,7 +1532,7 @@ def export(
     )
     if check is not None:
         _keep_outside(check, order.output)
-    path = find_weights(model)
+    path = _one(find_weights([] if model is None else [model]), "-m")
     network = load_network(path, classes=_classes(class_names, classes_from), raw=raw)
     console.say(f"weights: {path}")
     with console.Listener() as listener:

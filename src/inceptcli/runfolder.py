@@ -157,18 +157,18 @@ def claim_run(folder: Path, *, resume: bool, overwrite: bool) -> RunLock:
     return lock
 
 
-def find_weights(given: Path | None) -> Path:
-    """The weights file that was given, or the best of the run that was saved last.
+def find_weights(given: Sequence[Path]) -> list[Path]:
+    """Weights files for what ``-m`` names, see ``expand_models``, or for the run saved last.
 
     Raises:
-        WeightsError: None was given and ``runs/`` holds none.
+        WeightsError: None was given and ``runs/`` holds none; no training of a run is finished.
     """
-    if given is not None:
-        return given
-    run = latest_run(Path(RUNS), BEST)
+    if given:
+        return expand_models(given)
+    run = latest_run(Path(RUNS), BEST, FOLDS)
     if run is None:
         raise WeightsError("no weights: runs/ holds no trained network; train one or give -m FILE")
-    return run / BEST
+    return expand_models([run])
 
 
 def latest_run(runs: Path, *having: str) -> Path | None:
@@ -190,6 +190,11 @@ def latest_run(runs: Path, *having: str) -> Path | None:
             if stat.S_ISREG(facts.st_mode):
                 found.append((facts.st_mtime_ns, folder.name, folder))
     return max(found)[2] if found else None
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a training has written all its results."""
+    return all((folder / name).exists() for name in (METRICS, PREDICTIONS))
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -380,8 +385,8 @@ def expand_models(given: Sequence[Path]) -> list[Path]:
             )
             if not parts:
                 raise WeightsError(
-                    f"no training in {printable(str(path))} is finished; go on with: inceptcli "
-                    f"train --resume {printable(str(path))}"
+                    f"no training in {printable(str(path))} is finished; wait, give another -m, "
+                    f"or go on with: inceptcli train --resume {printable(str(path))}"
                 )
             paths += parts
         else:

@@ -13,6 +13,9 @@ from inceptcli import console
 from inceptcli.errors import DataError, PartialError
 from inceptcli.files import printable
 
+# Endings of a state_dict's names that batch norm counts with and no optimizer moves.
+NO_PARAMETERS = (".running_mean", ".running_var", ".num_batches_tracked")
+
 if TYPE_CHECKING:  # torch and its weight stay away until a command needs them
     from pathlib import Path
 
@@ -104,7 +107,11 @@ def weights_file(weights: Weights, *, as_json: bool, markdown: bool) -> None:
         "path": str(weights.path),
         "arch": weights.arch,
         "outputs": weights.outputs,
-        "parameters": sum(part.numel() for part in weights.state_dict.values()),
+        "parameters": sum(
+            part.numel()
+            for name, part in weights.state_dict.items()
+            if not name.endswith(NO_PARAMETERS)
+        ),
         "digest": weights.digest,
         "record": None if record is None else json.loads(record.to_json()),
     }
@@ -572,6 +579,8 @@ class Tally:
                 f"{self.seen} of {self.inputs} inputs, or near copies of them, were trained on"
             )
         if self.failed == self.inputs:
+            if not self.inputs:
+                raise DataError("no input: stdin names no file")
             raise DataError(f"none of {self.inputs} inputs could be read; see the rows above")
         if self.failed:
             raise PartialError(f"{self.failed} of {self.inputs} inputs could not be read")

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
 LAYOUT = "\n  photos/\n    cat/   1.jpg  2.jpg\n    dog/   3.jpg  4.jpg"
-ROLES = {
+ROLE_WORDS = {  # what a role is called, in folders and in tables
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 # Left by systems and tools beside photographs; what begins with a dot is ignored as well.
@@ -410,7 +410,7 @@ def _homes_by_folder(walk: _Walk, *, every_role: bool) -> _Homes:
     if not top:
         loose = f"{len(walk.files)} files" if walk.files else "nothing"
         raise _no_layout(walk.root, f"no folder a class, {loose} directly in it")
-    roles = {name: ROLES[name.lower()] for name in top if name.lower() in ROLES}
+    roles = {name: ROLE_WORDS[name.lower()] for name in top if name.lower() in ROLE_WORDS}
     others = sorted(set(top) - set(roles))
     if "train" not in roles.values() or len(set(roles.values())) < 2:
         return _Homes(top)

@@ -18,32 +18,17 @@ import numpy as np
 
 from inceptcli.data.looks import (
     LOOK_BYTES,
-    SHORT_LOOK_BYTES,
     Floats,
     Ints,
-    describe,
     features_of,
-    find_short,
     likeness,
     near_copies,
-    short_look,
 )
 from inceptcli.errors import DataError, UsageError
 from inceptcli.files import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-
-__all__ = [
-    "LOOK_BYTES",
-    "SHORT_LOOK_BYTES",
-    "Grouping",
-    "describe",
-    "find_short",
-    "group",
-    "grouping_line",
-    "short_look",
-]
 
 # A group by sight holds at most a twentieth of its class, or an original and fifteen copies.
 SIGHT_SHARE, SIGHT_LEAST = 0.05, 16
@@ -77,20 +62,32 @@ class Grouping:
     near_pairs: tuple[Pair, ...]
     conflicts: tuple[Pair, ...]
 
-    def among(self, kept: Ints) -> Grouping:
-        """The same of some of the files only; ``kept`` are their places, ascending."""
+    def among(self, kept: Ints, labels: Ints) -> Grouping:
+        """The same of some of the files only; ``kept`` are their places, ascending.
+
+        Of equal files the first that is kept stands for a first one that is not.
+
+        Args:
+            kept: (n,) int64.
+            labels: (n,) their classes.
+        """
         place = {int(old): new for new, old in enumerate(kept)}
-
-        def moved(pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
-            return tuple((place[i], place[j]) for i, j in pairs if i in place and j in place)
-
-        return Grouping(
-            ids=self.ids[kept],
-            rules=self.rules,
-            exact_pairs=moved(self.exact_pairs),
-            near_pairs=moved(self.near_pairs),
-            conflicts=moved(self.conflicts),
-        )
+        first_of = {copy: first for first, copy in self.exact_pairs}
+        head: dict[int, int] = {}  # the first of equal files -> the new place that stands for it
+        for old, new in place.items():
+            head.setdefault(first_of.get(old, old), new)
+        exact = [
+            (head[first_of[old]], new)
+            for old, new in place.items()
+            if old in first_of and head[first_of[old]] != new
+        ]
+        near = [
+            (min(head[i], head[j]), max(head[i], head[j]))
+            for i, j in self.near_pairs
+            if i in head and j in head
+        ]
+        conflicts = _conflicts([*exact, *near], labels)
+        return Grouping(self.ids[kept], self.rules, tuple(exact), tuple(near), conflicts)
 
 
 def group(
@@ -109,7 +106,7 @@ def group(
         labels: N classes.
         content: N digests of the files' bytes, or none at all; b"" is unknown, here and below.
         pixels: N digests of the decoded pixels, or none.
-        looks: N descriptions (``describe``), or none.
+        looks: N descriptions (``looks.describe``), or none.
         how: "auto"; "none", where each file stands alone; name -> group; or a regular expression
             whose first capture group, searched for in the name, names the group: a file in which
             it is not found stands alone. Copies are looked for in any case, so that they can be
@@ -126,7 +123,7 @@ def group(
     firsts = np.array([i for i in range(len(names)) if i not in copies], np.int64)
     likely, margin = _near_pairs(firsts, labels, looks)
     near = [pair for pair, value in zip(likely, margin, strict=True) if value >= 0]
-    conflicts = [(i, j) for i, j in [*exact, *near] if labels[i] != labels[j]]
+    conflicts = _conflicts([*exact, *near], labels)
     keys: Iterable[Hashable] = range(len(names))
     rules: list[str] = []
     if how == "auto":
@@ -136,7 +133,7 @@ def group(
         keys, rules = first, [*_copies_found(exact, near, apart), *rules]
     elif how != "none":
         keys, rules = _by_hand(names, how)
-    return Grouping(_numbered(keys), tuple(rules), tuple(exact), tuple(near), tuple(conflicts))
+    return Grouping(_numbered(keys), tuple(rules), tuple(exact), tuple(near), conflicts)
 
 
 def grouping_line(ids: Ints) -> str:
@@ -159,6 +156,10 @@ def _exact_pairs(*digests: Sequence[bytes]) -> list[Pair]:
     count = max(len(column) for column in digests)
     root = _joined(count, [pair for column in digests for pair in _repeated(column)])
     return [(first, copy) for copy, first in enumerate(root) if first != copy]
+
+
+def _conflicts(pairs: Iterable[Pair], labels: Ints) -> tuple[Pair, ...]:
+    return tuple((i, j) for i, j in pairs if labels[i] != labels[j])
 
 
 def _repeated(digests: Sequence[bytes]) -> Iterable[Pair]:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,7 @@ from PIL import (
     features,
 )
 
-from inceptcli.config import MEAN
+from inceptcli.config import MEAN, Resize
 from inceptcli.files import NotRegularFile, open_regular, printable
 
 if TYPE_CHECKING:
@@ -113,7 +113,6 @@ _MEAN_COLOUR = tuple(round(255 * part) for part in MEAN)
 _TO_8_BIT = ((np.arange(65536, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 
 Pixels = npt.NDArray[np.uint8]
-Resize = Literal["stretch", "crop", "pad"]
 
 
 class Reason(StrEnum):

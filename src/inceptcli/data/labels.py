@@ -25,7 +25,10 @@ CLASS_COLUMNS = ("class", "label", "dx", "diagnosis", "category", "class_name", 
 def match_labels(
     path: Path, names: Collection[str], *, root: Path, columns: tuple[str, str] | None = None
 ) -> tuple[dict[str, str], list[str]]:
-    """Match the rows of a table with files: by name, else without folder or extension.
+    """Match the rows of a table with files: by the whole name, else by as much as one of them has.
+
+    A row without an extension fits a file with one, a row without folders a file in a folder, and
+    a row with more folders a file in the last of them, as long as only one file fits.
 
     Args:
         path: The CSV file; see ``read_labels``.
@@ -141,13 +144,26 @@ def _one_hot(
 
 
 def _short_names(names: Iterable[str]) -> dict[str, str | None]:
-    """What a table may call a file -> its name, or None where that fits several files."""
+    """What a table may call a file -> its name, or None where that fits several files.
+
+    Every ending of its path that begins with a folder or the file, with and without extension.
+    """
     short: dict[str, str | None] = {}
     for name in names:
-        path = PurePosixPath(name)
-        for key in {str(path.with_suffix("")), path.name, path.stem}:
-            short[key] = None if key in short else name
+        for ending in _endings(name):
+            for key in {ending, _bare(ending)}:
+                short[key] = None if key in short else name
     return short
+
+
+def _endings(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
+def _bare(path: str) -> str:
+    """A path without its extension."""
+    return str(PurePosixPath(path).with_suffix("")) if PurePosixPath(path).name else path
 
 
 def _find(written: str, names: Collection[str], short: Mapping[str, str | None]) -> str | None:
@@ -155,9 +171,14 @@ def _find(written: str, names: Collection[str], short: Mapping[str, str | None])
         key = spelling.removeprefix("./")
         if key in names:
             return key
-        found = short.get(key) or short.get(key.rpartition("/")[2])
-        if found is not None:
+        if (found := short.get(key)) is not None:
             return found
+        for ending in _endings(key)[1:]:  # the table names folders above the photographs'
+            if ending in names:
+                return ending
+            found = short.get(ending)
+            if found is not None and ending == _bare(found):
+                return found
     return None
 
 

@@ -22,7 +22,9 @@ _MAX_BYTES = 120
 
 
 def lay_out(folder: Path, photos: Photos, *, link: Link) -> int:
-    """Place every photograph in ``folder/ROLE/CLASS/``, as ImageFolder and this program read it.
+    """Place photographs in ``folder/ROLE/CLASS/``, as ImageFolder and this program read it.
+
+    A file that cannot be used, or that a given split leaves out, is not placed.
 
     Returns:
         The number of files placed.
@@ -32,12 +34,11 @@ def lay_out(folder: Path, photos: Photos, *, link: Link) -> int:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{printable(str(folder))} is not an empty folder; name a new one")
-    placed = 0
-    for path, label, role in zip(photos.paths, photos.labels, photos.roles, strict=True):
-        target = folder / str(role) / folder_name(photos.classes[label])
-        place(path, target, link=link)
-        placed += 1
-    return placed
+    chosen = photos.indices("all")
+    for i in chosen:
+        target = folder / str(photos.roles[i]) / folder_name(photos.classes[photos.labels[i]])
+        place(photos.paths[i], target, link=link)
+    return len(chosen)
 
 
 def place_by_class(folder: Path, path: Path, class_name: str, *, link: Link) -> Path:
@@ -72,8 +73,9 @@ def place(source: Path, folder: Path, *, link: Link) -> Path:
 def folder_name(class_name: str) -> str:
     """A class name as the name of one folder on any system.
 
-    What no folder may be called is changed and marked with a digest, so that two classes never
-    share a folder and no name leads out of the place it is put in.
+    What no folder may be called is changed and marked with a digest, so that no name leads out of
+    the place it is put in, and two classes share a folder only where names differ in nothing but
+    case and the file system does not tell them apart.
     """
     name = _UNSAFE.sub("_", class_name).strip(". ")
     encoded = name.encode("utf-8", "surrogateescape")[:_MAX_BYTES]
@@ -98,5 +100,9 @@ def _make(source: Path, target: Path, link: Link) -> None:
         os.link(source.resolve(), target)
     else:
         with source.open("rb") as reading, target.open("xb") as writing:
-            shutil.copyfileobj(reading, writing)
+            try:
+                shutil.copyfileobj(reading, writing)
+            except BaseException:
+                target.unlink()  # a piece of a picture would look like one
+                raise
         shutil.copystat(source, target)

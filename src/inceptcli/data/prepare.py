@@ -49,7 +49,8 @@ class Photos:
         paths: Where to open them.
         labels: (N,) int64; -1 for a file that cannot be used.
         roles: (N,) "train", "val", "test" or ``NO_ROLE``.
-        groups: (N,) int64, equal for files that show the same thing; -1 without a role.
+        groups: (N,) int64, equal for files that show the same thing; -1 for one that cannot be
+            used.
         facts: What the one pass found out about each; None when it cannot be read.
         rejected: The files that cannot be used, each with its reason.
         unlisted: How many usable files a given split does not list.
@@ -298,7 +299,7 @@ def check_photos(photos: Photos) -> Check:
     return check(
         [photos.names[i] for i in chosen],
         [photos.classes[photos.labels[i]] for i in chosen],
-        photos.grouping.among(listed_ones),
+        photos.grouping.among(listed_ones, photos.labels[listed_ones]),
         facts=[photos.facts[i] for i in chosen],
         rejected=photos.rejected,
         roles=photos.roles[chosen].tolist(),

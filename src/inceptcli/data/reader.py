@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inceptcli.data.image import Pixels, Reason, RejectedImage, Resize, decode, fit
+from inceptcli.config import Resize
+from inceptcli.data.image import Pixels, Reason, RejectedImage, decode, fit
 from inceptcli.data.worker import Worker
 from inceptcli.errors import InceptcliError, ResourceError
 from inceptcli.files import printable
@@ -53,7 +54,7 @@ class Facts:
         content_sha256: Of the file's bytes.
         pixel_sha256: Of the decoded pixels; comparable among facts of one image size, because
             a JPEG far larger than needed is decoded at reduced scale.
-        look: The perceptual description of ``groups.describe``.
+        look: The perceptual description of ``looks.describe``.
     """
 
     content_sha256: bytes
@@ -113,7 +114,7 @@ def look(path: Path, spec: PixelSpec, want_facts: bool) -> tuple[Looked, Pixels 
         return Looked(0, None, None, rejected.reason, rejected.detail), None
     facts = None
     if want_facts:
-        from inceptcli.data.groups import describe
+        from inceptcli.data.looks import describe
 
         image = decoded.image
         size = b"%dx%d " % image.size

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from inceptcli.errors import OutputError
-from inceptcli.files import printable
+from inceptcli.files import cannot_write, printable, write_bytes
 
 
 def write_sample(folder: Path) -> int:
@@ -32,10 +32,13 @@ def write_sample(folder: Path) -> int:
         )
     digits = load_digits()
     pictures = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8)
-    for label in range(10):
-        (folder / str(label)).mkdir(parents=True, exist_ok=True)
+    try:
+        for label in range(10):
+            (folder / str(label)).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
     for index, (picture, label) in enumerate(zip(pictures, digits.target, strict=True)):
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, "png")
-        (folder / str(label) / f"{index:04d}.png").write_bytes(buffer.getvalue())
+        write_bytes(folder / str(label) / f"{index:04d}.png", buffer.getvalue())
     return len(pictures)

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptcli.errors import DataError, UsageError
+from inceptcli.config import ROLES, check_ratio
+from inceptcli.data.folder import ROLE_WORDS
+from inceptcli.errors import DataError
 from inceptcli.files import MAX_CSV_BYTES, printable, read_regular, uncell, write_csv
 
 if TYPE_CHECKING:
@@ -24,15 +26,7 @@ if TYPE_CHECKING:
 
 Ints = NDArray[np.int64]
 
-ROLES = ("train", "val", "test")
 COLUMNS = ("path", "class", "role", "group")
-ALIASES = {
-    "training": "train",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "testing": "test",
-}
 
 
 def assign_roles(
@@ -156,7 +150,7 @@ def read_split(path: Path) -> list[SplitRow]:
     seen: dict[str, int] = {}
     for line, cells in _table(path, needed=("path", "role")):
         name, role = cells["path"], cells["role"].strip().lower()
-        role = ALIASES.get(role, role)
+        role = ROLE_WORDS.get(role, role)
         if role not in ROLES:
             given = printable(cells["role"])
             raise DataError(f"{where} line {line}: role {given} is none; use {', '.join(ROLES)}")
@@ -238,14 +232,8 @@ def _lot(seed: int, group: int) -> bytes:
 
 
 def _checked(ratio: Sequence[float]) -> NDArray[np.float64]:
-    shares = np.array(ratio, np.float64)
-    if len(shares) not in (2, 3) or not (shares > 0).all() or abs(shares.sum() - 1) > 1e-6:
-        given = ",".join(f"{share:g}" for share in ratio)
-        raise UsageError(
-            f"--ratio {given}: needs two or three positive shares that add up to 1,"
-            " as 0.8,0.1,0.1 for train, val and test"
-        )
-    return shares
+    check_ratio(tuple(ratio))
+    return np.array(ratio, np.float64)
 
 
 def _refuse_few(

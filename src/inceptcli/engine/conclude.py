@@ -15,9 +15,9 @@ from inceptcli.engine.guard import ADVICE
 from inceptcli.engine.infer import load_network
 from inceptcli.engine.training import Training
 from inceptcli.errors import DivergedError, WeightsError
-from inceptcli.events import EpochDone, Progress
+from inceptcli.events import EpochDone, Notice, Progress
 from inceptcli.files import printable
-from inceptcli.model.weights import load_weights, save_weights
+from inceptcli.model.weights import Record, load_weights, save_weights
 from inceptcli.runfolder import BEST, METRICS, PREDICTIONS
 
 
@@ -28,7 +28,7 @@ class TrainResult:
     Attributes:
         run: The run folder.
         history: One row an epoch.
-        best_epoch: The epoch whose weights are in ``best_model.pth``.
+        best_epoch: The epoch whose weights are in ``best_model.pth``, as that file says.
         val: Evaluation of those weights on the val role, by which they were chosen.
         test: The same on the test role, which nothing was chosen by; None without such a role.
         seconds: Sum over the epochs.
@@ -82,18 +82,23 @@ def conclude(training: Training) -> TrainResult:
     evaluations = {}
     for role in ("val", "test"):
         if len(t.photos.indices(role)):
-            evaluations[role] = evaluate(
-                loaded, t.photos, role, t.device, seed=t.config.seed, watch=watch
-            )
+            evaluations[role] = evaluate(loaded, t.photos, role, t.device, watch=watch)
     val = evaluations["val"]
-    temperature = fit_temperature(val.logits, val.labels).value
-    evaluations = {role: part.at(temperature) for role, part in evaluations.items()}
+    fitted = fit_temperature(val.logits, val.labels)
+    if fitted.note:
+        t.emit(Notice(f"probabilities stay as they are: {fitted.note}"))
+    evaluations = {role: part.at(fitted.value) for role, part in evaluations.items()}
+    # A kill between the two files, and an epoch that a GPU did not repeat to the bit, may have left
+    # weights of another epoch than the state's best.
+    record = loaded.weights.record
+    if record is None or record.epoch is None:
+        raise WeightsError(f"{printable(str(path))} has lost its record; do not change the run")
     if t.device.is_first:
-        _write_results(t, evaluations, temperature)
+        _write_results(t, record, evaluations, fitted.value)
     return TrainResult(
         run=t.run_dir,
         history=tuple(t.progress.history),
-        best_epoch=t.progress.best_epoch,
+        best_epoch=record.epoch,
         val=evaluations["val"],
         test=evaluations.get("test"),
         seconds=sum(row.seconds for row in t.progress.history),
@@ -101,17 +106,20 @@ def conclude(training: Training) -> TrainResult:
     )
 
 
-def _write_results(t: Training, evaluations: Mapping[str, Evaluation], temperature: float) -> None:
+def _write_results(
+    t: Training, record: Record, evaluations: Mapping[str, Evaluation], temperature: float
+) -> None:
     path = t.run_dir / BEST
-    weights = load_weights(path)
-    if weights.record is None:
-        raise WeightsError(f"{printable(str(path))} has lost its record; do not change the run")
     metrics = {
         f"{role}_{name}": getattr(evaluation.figures, name)
         for role, evaluation in evaluations.items()
         for name in ("accuracy", "loss")
     }
-    record = replace(weights.record, temperature=temperature, metrics=metrics)
+    record = replace(record, temperature=temperature, metrics=metrics)
+    weights = load_weights(path)
     save_weights(path, weights.state_dict, record, fingerprints=weights.fingerprints)
+    digest = load_weights(path).digest
+    for evaluation in evaluations.values():
+        evaluation.weights["digest"] = digest  # the tensors are the ones that were measured
     write_metrics(t.run_dir / METRICS, evaluations)
     write_predictions(t.run_dir / PREDICTIONS, [*evaluations.values()][-1])

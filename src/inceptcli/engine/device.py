@@ -9,7 +9,8 @@ import atexit
 import math
 import os
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import get_args
@@ -122,6 +123,15 @@ class Device:
         box = [text]
         dist.broadcast_object_list(box)
         return box[0]
+
+    @contextmanager
+    def first_goes_first(self) -> Iterator[None]:
+        """What all processes do one after another: the others find what the first one left."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
 
     def wait(self) -> None:
         """Come back when every process has come here."""

@@ -52,7 +52,6 @@ class Evaluation:
         logits: (N, C) float32, as the network answers them.
         temperature: What probabilities are computed with; 1 for none.
         positive: The class that a test is for, or None.
-        seed: Of the intervals' bootstrap.
         trained_on: (N,) whether the network saw the photograph or a near copy of it in training;
             None when its file does not say.
         rejected: Files of this role that could not be read.
@@ -68,7 +67,6 @@ class Evaluation:
     logits: npt.NDArray[np.float32]
     temperature: float
     positive: str | None
-    seed: int
     trained_on: npt.NDArray[np.bool_] | None
     rejected: int
     weights: dict[str, Any]
@@ -84,7 +82,6 @@ class Evaluation:
             groups=self.groups,
             temperature=self.temperature,
             positive=self.positive,
-            seed=self.seed,
         )
 
     def subset(self, chosen: npt.NDArray[np.bool_]) -> Evaluation:
@@ -160,11 +157,11 @@ class Evaluation:
         """How many photographs the network was trained on, which, and accuracy without them."""
         if self.trained_on is None:
             return None
-        unseen = self.subset(~self.trained_on) if self.trained_on.any() else self
+        unseen = self.right[~self.trained_on]
         return {
             "images": int(self.trained_on.sum()),
             "paths": [name for name, seen in zip(self.names, self.trained_on, strict=True) if seen],
-            "accuracy_without": unseen.figures.accuracy if unseen.names else None,
+            "accuracy_without": float(unseen.mean()) if len(unseen) else None,
         }
 
 
@@ -176,7 +173,6 @@ def evaluate(
     *,
     class_map: Mapping[str, str] | None = None,
     positive: str | None = None,
-    seed: int = 0,
     emit: Emit = silent,
     watch: Watch = nobody,
 ) -> Evaluation:
@@ -205,7 +201,6 @@ def evaluate(
         logits=logits,
         temperature=network.temperature,
         positive=positive,
-        seed=seed,
         trained_on=_trained_on(network, photos, which),
         rejected=photos.rejected_of(role) + len(chosen) - len(which),
         weights={"path": str(network.path), "digest": network.digest},
@@ -223,7 +218,27 @@ def compare_models(one: Evaluation, other: Evaluation) -> Comparison:
             "the two networks were not measured on the same photographs: some have vanished "
             "meanwhile; run evaluate again"
         )
-    return compare(one.right, other.right, one.groups, seed=one.seed)
+    return compare(one.right, other.right, one.groups)
+
+
+def check_choice(photos: Photos, role: str, emit: Emit) -> None:
+    """Whether a threshold can be chosen on val, and is measured on other photographs.
+
+    Args:
+        photos: With their roles.
+        role: What it is measured on.
+        emit: Told when those are the ones it is chosen by.
+
+    Raises:
+        DataError: There are no photographs of val.
+    """
+    if not len(photos.indices("val")):
+        raise DataError(
+            "--min-precision chooses by photographs of val, and there are none; give a --split "
+            "that has some"
+        )
+    if role in ("val", "all"):
+        emit(Notice("--min-precision: chosen by photographs measured here, so it looks too good"))
 
 
 def choose_threshold(val: Evaluation, *, min_precision: float) -> float:

@@ -38,6 +38,7 @@ from inceptcli.runfolder import (
     SPLIT,
     RunLock,
     claim_run,
+    is_finished,
     read_settings,
     started,
 )
@@ -127,7 +128,7 @@ def run_folds(
             write_json(folder / CONFIG, _description(config, folder, sources or {}))
         for number, part in enumerate(parts, start=1):
             name = part.output.name if part.output else ""
-            if _is_finished(folder / name):
+            if is_finished(folder / name):
                 emit(Notice(f"{name} is finished"))
                 continue
             emit(Notice(f"{name}: training {number} of {len(parts)}"))
@@ -249,10 +250,6 @@ def _refuse_changes(config: TrainConfig, folder: Path) -> None:
             f"cannot go on with {printable(str(folder))} with other settings: "
             f"{'; '.join(changed)}; leave them out, or begin a new run"
         )
-
-
-def _is_finished(folder: Path) -> bool:
-    return all((folder / name).exists() for name in (METRICS, PREDICTIONS))
 
 
 def _train(

@@ -57,8 +57,8 @@ def measure(training: Training) -> Speed:
     """Make a few steps at the smallest and the largest size; the weights are moved by them."""
     t, config = training, training.config
     steps = batches_of(t, 1)
-    sides = [train_size(config, 1), train_size(config, config.epochs)]
-    seconds = [_seconds_an_image(t, steps, side) for side in sorted(set(sides))]
+    sides = sorted({train_size(config, 1), train_size(config, config.epochs)})
+    seconds = [_seconds_an_image(t, steps, side) for side in sides]
     by_area = fixed = 0.0
     if len(seconds) == 1:
         by_area = seconds[0] / sides[0] ** 2
@@ -99,8 +99,8 @@ def plan(
     """The epochs and training sizes that end within ``config.time_seconds``.
 
     As many epochs as fit at the recipe's sizes; when they are fewer than ``ENOUGH`` and than the
-    settings have (``--weights`` needs few), more at smaller ones. What was typed stays: sizes
-    shrink for typed epochs, epochs for typed sizes.
+    settings have (``--weights`` needs few), more at smaller ones. What was typed stays, and sizes
+    that are another recipe's own: sizes shrink for typed epochs, epochs for such sizes.
 
     Returns:
         The settings, and for each that was planned the reason, in words.
@@ -110,6 +110,8 @@ def plan(
     """
     allowed = MARGIN * (config.time_seconds or 0.0)
     given = {name for name in ("epochs", "train_sizes") if sources.get(name) == "option"}
+    if sources.get("train_sizes", "default") != "default":
+        given.add("train_sizes")
     sizes = (config.train_sizes,) if "train_sizes" in given else SIZES
     wanted = config.epochs if "epochs" in given else min(ENOUGH, config.epochs)
     best: TrainConfig | None = None

@@ -72,6 +72,20 @@ class Progress:
         self.loss_sum, self.correct, self.images = 0.0, 0, 0
         self.seconds = self.wait_seconds = 0.0
 
+    def change_batches(self, then: int, now: int) -> bool:
+        """Stand at the same photograph with batches of ``now`` instead of ``then`` photographs.
+
+        Returns:
+            False where no new batch begins there: the epoch begins again, so that none of its
+            photographs is left out or counted twice.
+        """
+        step, inside = divmod(self.step * then, now)
+        if inside:
+            self.begin(self.epoch)
+        else:
+            self.step = step
+        return not inside
+
 
 @dataclass(frozen=True, slots=True)
 class Saved:

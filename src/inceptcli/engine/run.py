@@ -266,6 +266,9 @@ def _load(t: Training, saved: Saved) -> None:
             group.update(options)
     t.scaler.load_state_dict(saved.scaler)
     t.progress = saved.progress
+    then, now = saved.settings["batch_size"], known(t.config.batch_size)
+    if t.progress.step and not t.progress.change_batches(then, now):
+        t.emit(Notice(f"epoch {t.progress.epoch} begins again: its batches are others now"))
 
 
 def _begin(t: Training, sources: Mapping[str, str]) -> None:
@@ -415,18 +418,19 @@ def prepare_photos(
     config: TrainConfig, device: Device, stop: StopRequest, emit: Emit, *, divide: bool = True
 ) -> Photos:
     """The photographs; the first process looks first, the others then find its cache."""
-    if not device.is_first:
-        device.wait()
     looking = True
+
+    def stopping() -> bool:
+        return looking and bool(stop)
+
     try:
-        photos = prepare(config, divide=divide, emit=emit, stopping=lambda: looking and bool(stop))
+        with device.first_goes_first():
+            photos = prepare(config, divide=divide, emit=emit, stopping=stopping)
     except StoppingError as error:
         raise StoppedError(
             "stopped before the first step; nothing was saved", stop.signum or 0
         ) from error
     looking = False  # from now on a batch in hand is finished, and the state saved
-    if device.is_first:
-        device.wait()
     if divide:
         _check_roles(photos)
     return photos

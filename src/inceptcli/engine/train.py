@@ -244,7 +244,7 @@ def check_lost(training: Training) -> None:
 
 
 def out_of_patience(training: Training) -> bool:
-    """Whether more epochs than ``--patience`` have gone by without a better one."""
+    """Whether ``--patience`` epochs have gone by without a better one."""
     progress, patience = training.progress, training.config.patience
     return patience is not None and progress.epoch - 1 - progress.best_epoch >= patience
 

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from inceptcli.config import MIN_IMAGE_SIZE
+
 INPUT_CHANNELS = 3
 REFERENCE_IMAGE_SIZE = 224
-MIN_IMAGE_SIZE = 32
 AUXILIARY_WEIGHT = 0.3  # of an auxiliary classifier's loss in training (paper, section 5)
 
 

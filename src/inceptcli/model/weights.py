@@ -47,10 +47,10 @@ class Record:
         outputs: Of the last layer, at least ``len(classes)``.
         image_size: Pixels, height and width.
         resize: How a photograph is fitted to ``image_size``.
-        mean: Of red, green and blue, for pixels in [0, 1].
-        std: Their standard deviation.
+        mean: Of red, green and blue, for pixels in [0, 1]: ImageNet's, for whoever else reads it.
+        std: Their standard deviation: ImageNet's.
         temperature: Logits are divided by it before the softmax; None before calibration.
-        threshold: Probability in [0, 1] from which the positive class is called, if one was chosen.
+        threshold: Probability in [0, 1] below which an answer is uncertain, if one was chosen.
         recipe: Name of the recipe.
         epoch: Whose weights these are, from 1.
         metrics: Figures by name. One that is not finite is left out of the file.
@@ -83,8 +83,8 @@ class Record:
             "outputs": _is_int(self.outputs, len(self.classes), MAX_OUTPUTS),
             "image_size": _is_int(self.image_size, MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
             "resize": self.resize in get_args(Resize),
-            "mean": _is_colour(self.mean),
-            "std": _is_colour(self.std) and min(self.std) > 0,
+            "mean": self.mean == MEAN,  # pixels are normalised in one way
+            "std": self.std == STD,
             "temperature": self.temperature is None
             or (_is_number(self.temperature) and self.temperature > 0),
             "threshold": self.threshold is None
@@ -435,10 +435,6 @@ def _is_text(value: Any) -> bool:
 def _is_names(value: Any) -> bool:
     texts = isinstance(value, tuple) and all(_is_text(name) and name for name in value)
     return texts and len(set(value)) == len(value)
-
-
-def _is_colour(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 3 and all(map(_is_number, value))
 
 
 def _is_table(value: Any) -> bool:

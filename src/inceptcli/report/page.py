@@ -40,8 +40,8 @@ def write_run_report(result: TrainResult, emit: Emit) -> None:
         loaded = load_network(result.run / BEST)
         write_report(result.run / REPORT, Subject(evaluations, result.photos, loaded))
     except Exception as error:
-        text = f"no {REPORT}, the training's results are complete: {error or type(error).__name__}"
-        emit(Warned(text))
+        why = str(error) or type(error).__name__
+        emit(Warned(f"no {REPORT}, the training's results are complete: {why}"))
 
 
 def write_report(path: Path, subject: Subject) -> None:

@@ -12,6 +12,7 @@ from inceptcli.data.prepare import Photos
 from inceptcli.engine.conclude import TrainResult
 from inceptcli.engine.evaluate import Evaluation, write_metrics, write_predictions
 from inceptcli.engine.find_lr import RangeTest
+from inceptcli.events import Emit, Warned
 from inceptcli.files import cannot_write, write_bytes
 from inceptcli.report import plots
 from inceptcli.report.runs import RunPair
@@ -29,15 +30,18 @@ SAMPLES_A_CLASS = 8
 MAX_CLASSES = 30  # rows of a contact sheet
 
 
-def write_run(result: TrainResult) -> None:
+def write_run(result: TrainResult, emit: Emit) -> None:
     """Draw ``curves.png``, ``samples.png``, ``confusion.png`` and ``reliability.png``.
 
-    Raises:
-        OutputError: One could not be written.
+    That one cannot be drawn is a warning: the training is finished, its results on the disk.
     """
-    write_bytes(result.run / CURVES, plots.curves(result.history))
-    write_samples(result.run / SAMPLES, result.photos)
-    _write_figures(result.run, result.test or result.val)
+    try:
+        write_bytes(result.run / CURVES, plots.curves(result.history))
+        write_samples(result.run / SAMPLES, result.photos)
+        _write_figures(result.run, result.test or result.val)
+    except Exception as error:
+        why = str(error) or type(error).__name__
+        emit(Warned(f"a picture is missing, the training's results are complete: {why}"))
 
 
 def write_range_test(folder: Path, found: RangeTest) -> Path:

@@ -107,7 +107,8 @@ def read_run(path: Path, *, name: str = "") -> Run:
     folds = _read_json(path / FOLDS)
     if "accuracy" in folds:
         low, high = folds["interval"]
-        test = Share(folds["accuracy"], (low, high))
+        pooled = Share(folds["accuracy"], (low, high))
+        val, test = (val, pooled) if folds["role"] == "test" else (pooled, None)
     return Run(
         name=name or path.name,
         when=_when(path, description),
