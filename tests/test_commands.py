@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from conftest import draw
+from inceptcli import console
 from inceptcli.cli import main
 from inceptcli.model.inception import InceptionV1, InceptionV1BN
 from inceptcli.model.weights import load_weights, save_weights
@@ -583,3 +586,100 @@ def test_the_cache_is_listed_and_cleared(
     assert "removed" in capsys.readouterr().out
     assert call("cache", "size", "--json") == 0
     assert json.loads(capsys.readouterr().out)["bytes"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("predict", "-m", "{run}", "--csv", "p1.png", "p2.png"), "p1.png is there already"),
+        (("evaluate", "-m", "{run}", "-o", "{run}"), "is a run"),
+        (("evaluate", "-m", "{run}", "--report", "{run}/best_model.pth"), "is a part of a run"),
+        (("runs", "{run}/..", "--compare", "run", "run", "-o", "{run}/last.pth"), "part of a run"),
+        (("split", "{photos}", "--labels", "l.csv", "-o", "l.csv"), "is read by this command"),
+        (("split", "{photos}", "-o", "s.csv", "--preview", "s.csv"), "files of their own"),
+        (("split", "{photos}", "--group", "none", "--group-file", "l.csv"), "two ways"),
+        (("export", "-m", "{run}", "-o", "{photos}/model.onnx"), "lies in the data folder"),
+        (("train", "{photos}", "-o", "a", "--name", "b"), "give one of them"),
+        (("train", "{photos}", "--find-lr", "--folds", "3"), "leave out --folds"),
+        (("train", "--resume", "{run}", "--recipe", "tutorial", "--allow-change"), "when a run"),
+        (("train", "--resume", "{run}", "--epochs", "1", "--allow-change"), "has 2 already"),
+        (("predict", "p2.png", "-m", "{run}", "--json", "--jsonl"), "two forms"),
+        (("predict", "p2.png", "-m", "{run}", "-0"), "names on stdin"),
+        (("evaluate", "-m", "{run}", "--map", "cat=dog", "--map", "cat=eel"), "twice"),
+        (("summary", "--blocks", "--tree"), "three views"),
+        (("summary", "--tree", "--json"), "is text"),
+    ],
+)
+def test_what_would_be_lost_or_ignored_is_refused(
+    words: tuple[str, ...], text: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(Path("p1.png"), seed=1, label=0)
+    draw(Path("p2.png"), seed=2, label=0)
+    Path("l.csv").write_text("path,class\n00.png,cat\n")
+    places = {"run": str(trained), "photos": str(trained.parent / "photos")}
+    before = {path: path.read_bytes() for path in (*trained.iterdir(), *Path().glob("*.*"))}
+    assert call(*(word.format(**places) for word in words)) == 2
+    assert text in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_rival_that_was_trained_on_the_photographs_is_told(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("train", trained.parent / "photos", "--epochs", 1, *SMALL, "--seed", 5)
+    assert call(*words, "--name", "other") == 0
+    capsys.readouterr()
+    assert call("evaluate", "-m", trained, "--against", "runs/other") == 0
+    assert "were trained on by the other network" in capsys.readouterr().err
+
+
+def test_a_class_without_training_photographs_is_refused(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (trained / "split.csv").read_text()
+    Path("split.csv").write_text(text.replace(",eel,train,", ",eel,test,"))
+    words = ("train", trained.parent / "photos", "--epochs", 1, *SMALL, "--split", "split.csv")
+    assert call(*words) == 3
+    assert "no photograph for train of eel" in capsys.readouterr().err
+
+
+def test_a_path_that_is_spelled_in_two_ways_stands_in_a_split_once(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (trained / "split.csv").read_text()
+    Path("split.csv").write_text(text + "./cat/00.png,cat,test,x\n")
+    assert call("split", trained.parent / "photos", "--split", "split.csv") == 3
+    assert "cat/00.png stands in line" in capsys.readouterr().err
+
+
+def test_another_programs_config_does_not_hinder(trained: Path) -> None:
+    Path("hf").mkdir()
+    shutil.copy(trained / "best_model.pth", "hf")
+    Path("hf/config.json").write_text('{"model_type": "inception"}')
+    assert call("evaluate", trained.parent / "photos", "-m", "hf/best_model.pth") == 0
+    assert call("evaluate", "-m", "hf/best_model.pth") == 3
+
+
+def test_settings_of_another_kind_are_told(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(trained, Path("copy"))
+    for name, value in (("ratio", None), ("root", 5), ("group", None)):
+        description = json.loads((trained / "config.json").read_text())
+        description["settings"][name] = value
+        (copy / "config.json").write_text(json.dumps(description))
+        assert call("evaluate", "-m", copy) in (2, 3)
+        assert "this is a bug" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_no_number_is_cut_on_a_narrow_terminal(width: int) -> None:
+    out = io.StringIO()
+    terminal = Console(file=out, width=width, force_terminal=True, color_system=None)
+    columns = ("class", *(f"column {index}" for index in range(12)))
+    rows = [[f"class of a long name {i}", *range(10**6 * i, 10**6 * i + 12)] for i in (1, 5)]
+    console.print_table(columns, rows, console=terminal)
+    shown = out.getvalue()
+    assert max(len(line) for line in shown.splitlines()) <= width
+    for row in rows:
+        assert all(f"{number:,}" in shown for number in row[1:] if isinstance(number, int))

@@ -116,6 +116,7 @@ def test_either_flag_opens_a_folder_with_files_and_removes_none(flag: str, tmp_p
 def test_clearing_removes_a_runs_files_and_no_others(tmp_path: Path) -> None:
     for name in (*runfolder.RUN_FILES, "notes.txt"):
         (tmp_path / name).touch()
+    (tmp_path / "config.json").write_text('{"settings": {"root": "photos"}}')
     with claim(tmp_path, overwrite=True) as lock:
         lock.clear()
     assert names(tmp_path) == ["notes.txt"]
@@ -400,3 +401,11 @@ def test_a_folder_of_runs_that_cannot_be_listed_is_told(tmp_path: Path) -> None:
     (tmp_path / "runs").symlink_to("runs")
     with pytest.raises(OutputError, match=r"cannot list .*/runs: "):
         latest_run(tmp_path / "runs", "last.pth")
+
+
+def test_files_that_are_no_runs_are_not_cleared(tmp_path: Path) -> None:
+    for name in ("metrics.json", "config.json"):
+        (tmp_path / name).write_text('{"mine": 1}')
+    with claim(tmp_path, overwrite=True) as lock, pytest.raises(OutputError, match="holds no run"):
+        lock.clear()
+    assert names(tmp_path) == ["config.json", "metrics.json"]

@@ -19,6 +19,7 @@ import typer
 
 from inceptcli import __version__, console, show
 from inceptcli.config import (
+    FREE_TO_CHANGE,
     IMAGENET,
     ROLES,
     Arch,
@@ -46,8 +47,10 @@ from inceptcli.runfolder import (
     REPORT,
     RUNS,
     SPLIT,
+    check_target,
     find_weights,
     is_finished,
+    is_run,
     latest_run,
     read_settings,
 )
@@ -132,6 +135,9 @@ def _open_missing() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        stream = getattr(sys, name)
+        if not (stream.encoding or "utf").lower().startswith("utf"):
+            stream.reconfigure(errors="backslashreplace")  # a name is shown as far as it can be
 
 
 def _silence() -> None:
@@ -350,6 +356,24 @@ def _keep_outside(root: Path, *outputs: Path | None) -> None:
             check_output(path, root)
 
 
+def _class_map(words: list[str]) -> dict[str, str]:
+    pairs = [_pair("--map", text) for text in words]
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise UsageError("--map names a class of the data twice; give each one counterpart")
+    return found
+
+
+def _check_targets(output: Path | None, report: Path | None) -> None:
+    """Refuse to write an evaluation over a run's own results or another file."""
+    if output is not None and is_run(output):
+        raise UsageError(
+            f"{printable(str(output))} is a run, whose results would be replaced; choose another -o"
+        )
+    if report is not None:
+        check_target(report, (".html", ".htm"))
+
+
 def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, str]]:
     """The settings of a run to go on with, and what was typed on top of them."""
     folder = latest_run(Path(RUNS), LAST, FOLDS) if run == "latest" else Path(run)
@@ -362,6 +386,12 @@ def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, st
                 f"{option_name(name)}"
             )
     stored = read_settings(folder)
+    for name in ("recipe", "weights", "ratio", "group", "stratify", "folds", "repeats"):
+        if name in typed and _stored_as(typed[name]) != stored.get(name):
+            raise UsageError(
+                f"{option_name(name)} has its effect when a run begins; leave it out, or begin "
+                "another run"
+            )
     settings = stored | typed | {"output": folder, "overwrite": False}
     if not (settings.get("folds") or settings.get("repeats")):
         settings["split"] = folder / SPLIT
@@ -374,8 +404,15 @@ def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, st
         ) from error
 
 
+def _stored_as(value: object) -> object:
+    """As ``config.json`` has it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _resolved(recipe: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, str]]:
     """The settings of a new training; the weights to begin with suggest network and size."""
+    if {"output", "name"} <= typed.keys():
+        raise UsageError("-o is the run folder and --name one in runs/; give one of them")
     weights = typed.get("weights")
     if weights is None:
         for name in ("freeze_epochs", "layer_lr_decay"):
@@ -590,6 +627,7 @@ ClassesFrom = Annotated[
         help="Take those names from the class folders of DATA.",
     ),
 ]
+TABLES = (".csv", ".txt", ".tsv")  # how the name of a table ends
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
 
 
@@ -621,6 +659,8 @@ def summary(
     Example: inceptcli summary --classes 4
     """
     one_of("--arch", arch, ARCHS)
+    if blocks + tree + measure > 1:
+        raise UsageError("--blocks, --tree and --measure are three views; give one of them")
     if weights is not None:
         if blocks or tree or measure:
             raise UsageError(
@@ -705,6 +745,9 @@ def split(
     one_of("--link", link, LINKS)
     config = DataConfig(**_settings(ctx, DataConfig))
     _keep_outside(config.root, output, layout, preview, suspects)
+    if group is not None and group_file is not None:
+        raise UsageError("--group and --group-file are two ways to say it; give one of them")
+    _check_written(config, output, preview, suspects)
     from inceptcli.data.layout import lay_out
     from inceptcli.data.prepare import check_photos, prepare, write_manifest
 
@@ -726,6 +769,21 @@ def split(
     show.split(photos, found, as_json=as_json)
     if strict and found is not None and found.faults():
         raise DataError("; ".join(found.faults()) + "; repair the folders or the split")
+
+
+def _check_written(
+    config: DataConfig, table: Path | None, preview: Path | None, suspects: Path | None
+) -> None:
+    """Refuse to write what split writes over what it reads, or one thing over another."""
+    labels = config.labels or ""
+    inputs = [config.split, config.group_file, Path(labels), Path(labels.rpartition(":")[0])]
+    if table is not None:
+        check_target(table, TABLES, inputs)
+    given = [path for path in (table, preview, suspects) if path is not None]
+    for path in given[table is not None :]:
+        check_target(path, (".png",), inputs)
+    if len(set(given)) < len(given):
+        raise UsageError("-o, --preview and --suspects are files of their own; name each")
 
 
 @app.command()
@@ -1050,7 +1108,8 @@ def train(
     typed = _settings(ctx, TrainConfig)
     if resume is not None:
         config, sources = _resumed(resume, typed)
-        if not typed and config.output is not None and _is_complete(config.output):
+        changed = typed.keys() - FREE_TO_CHANGE
+        if not changed and config.output is not None and _is_complete(config.output):
             console.say("nothing to do: this training is finished; evaluate and predict use it")
             show.finished(config.output, as_json=as_json)
             return
@@ -1058,7 +1117,9 @@ def train(
         raise UsageError("train: which photographs? give a folder, as in: inceptcli train data/")
     else:
         config, sources = _resolved(recipe or "default", typed)
-    _check_together(find_rate, dry_run, allow_change=allow_change, resuming=resume is not None)
+    _check_together(
+        config, find_rate, dry_run, allow_change=allow_change, resuming=resume is not None
+    )
     if find_rate:
         _find_lr(config, as_json=as_json)
         return
@@ -1099,11 +1160,15 @@ def _is_complete(run: Path) -> bool:
     return is_finished(run) and (run / REPORT).exists()
 
 
-def _check_together(find_rate: bool, dry_run: bool, *, allow_change: bool, resuming: bool) -> None:
+def _check_together(
+    config: TrainConfig, find_rate: bool, dry_run: bool, *, allow_change: bool, resuming: bool
+) -> None:
     if allow_change and not resuming:
         raise UsageError("--allow-change is for --resume; give the run to go on with")
     if find_rate and dry_run:
         raise UsageError("--find-lr and --dry-run are two tests; give one of them")
+    if find_rate and (config.folds or config.repeats):
+        raise UsageError("--find-lr tests one training; leave out --folds and --repeats")
 
 
 @contextmanager
@@ -1250,7 +1315,7 @@ def evaluate(
     one_of("--tta", tta, get_args(Tta))
     one_of("--role", role or "all", (*ROLES, "all"))
     chosen = _classes(class_names, classes_from)
-    class_map = dict(_pair("--map", text) for text in mapped or [])
+    class_map = _class_map(mapped or [])
     given = _settings(ctx, DataConfig)
     from inceptcli.data.prepare import Photos, prepare
     from inceptcli.engine import evaluate as engine
@@ -1263,8 +1328,9 @@ def evaluate(
     drawn = _weights_of(members[0], "--report") if page else None
     loaded = _averaged(members, tta)
     rival, there = _rival(against, tta, device, precision, classes=chosen, raw=raw)
-    config = engine.photos_config(loaded, given)
+    config = engine.photos_config(loaded, given, own=len(members) == 1)
     _keep_outside(config.root, output, report)
+    _check_targets(output, report)
     with console.Listener() as listener:
         emit: Emit = listener if _speaks(on) else silent
 
@@ -1294,7 +1360,7 @@ def evaluate(
         compared: tuple[engine.Evaluation, Comparison] | None = None
         if rival is not None:
             other = measure(rival, photos_for(rival, silent), role, there)
-            extras["against"] = engine.compare_models(result, other)
+            extras["against"] = engine.compare_models(result, other, emit)
             compared = other, extras["against"]
         if min_precision is not None:
             engine.check_choice(photos, role, emit)
@@ -1398,6 +1464,7 @@ def predict(
     one_of("--tta", tta, get_args(Tta))
     if threshold is not None and math.isnan(threshold):
         raise UsageError("--threshold: nan is no number; give one from 0 to 1")
+    _check_forms(paths, csv, null=null, both=jsonl and as_json)
     config = DataConfig(root=Path(), **_settings(ctx, DataConfig))
     chosen = _classes(class_names, classes_from)
     from inceptcli.engine.inputs import expand
@@ -1436,6 +1503,15 @@ def predict(
     for _ in shown:  # what is left when no CSV drew them
         pass
     tally.check()
+
+
+def _check_forms(paths: list[str], csv: Path | None, *, null: bool, both: bool) -> None:
+    if both:
+        raise UsageError("--json and --jsonl are two forms; give one of them")
+    if null and "-" not in paths:
+        raise UsageError("-0 is for names on stdin; give - as well")
+    if csv is not None:
+        check_target(csv, TABLES, [Path(path) for path in paths])
 
 
 def _rows(
@@ -1533,6 +1609,9 @@ def export(
     if check is not None:
         _keep_outside(check, order.output)
     path = _one(find_weights([] if model is None else [model]), "-m")
+    if is_run(path.parent):
+        _keep_outside(Path(read_settings(path.parent).get("root", "")), order.output)
+    check_target(order.output, (engine.FORMATS[form],), [path])
     network = load_network(path, classes=_classes(class_names, classes_from), raw=raw)
     console.say(f"weights: {path}")
     with console.Listener() as listener:
@@ -1577,6 +1656,7 @@ def runs(
     pair = report.compare_runs(*paths)
     if output is None:
         output = folder / f"{paths[0].name}-and-{paths[1].name}.png"
+    check_target(output, (".png",))
     from inceptcli.report.pictures import write_comparison
 
     write_comparison(output, pair)

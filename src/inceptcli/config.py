@@ -94,10 +94,16 @@ class DataConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The settings that ``to_json`` wrote; names that this version does not know are left."""
+        """The settings that ``to_json`` wrote; names that this version does not know are left.
+
+        Raises:
+            TypeError, ValueError: They are others.
+        """
         hints = get_type_hints(cls)
         known = {name: value for name, value in values.items() if name in hints}
         for name, value in known.items():
+            if value is None and type(None) not in get_args(hints[name]):
+                raise ValueError(f"{name} has no value")
             if value is not None and Path in (hints[name], *get_args(hints[name])):
                 known[name] = Path(value)
         for name in ("ratio", "train_sizes"):

@@ -32,7 +32,7 @@ from inceptcli.events import (
     Warned,
 )
 from inceptcli.events import Progress as ProgressEvent
-from inceptcli.files import printable
+from inceptcli.files import finite, printable
 
 Cell = str | int | float | None
 
@@ -85,8 +85,8 @@ def result_block(text: str) -> None:
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:
-    """A JSON document on stdout, as UTF-8 that any reader takes."""
-    sys.stdout.write(json.dumps(value, indent=indent, allow_nan=False) + "\n")
+    """A JSON document on stdout, in ASCII; a float that is not finite is null."""
+    sys.stdout.write(json.dumps(finite(value), indent=indent, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 
@@ -117,31 +117,55 @@ def print_table(
             cells = (cell.plain.replace("|", r"\|") for cell in row)
             console.print(Text(f"| {' | '.join(cells)} |"))
         return
+    heads = [Text(name) for name in columns]
+    widths = [max(cell.cell_len for cell in column) for column in zip(heads, *body, strict=True)]
     if console.is_terminal:
-        table = Table(
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            collapse_padding=True,
-            title=Text(title, style="bold") if title else None,
-        )
-        table.title_justify = "left"
-        for index, name in enumerate(columns):
-            table.add_column(
-                Text(name),
-                justify="left" if index < left else "right",
-                overflow="fold",
-                no_wrap=index >= left,  # a number is never broken
-            )
-        for row in body:
-            table.add_row(*row)
-        console.print(table)
+        for number, part in enumerate(_parts(widths, left, console.width)):
+            chosen = [[row[index] for index in part] for row in [heads, *body]]
+            texts = sum(index < left for index in part)
+            console.print(_drawn(chosen, texts, "" if number else title))
         return
     if title:
         console.print(Text(title))
-    heads = [Text(name) for name in columns]
-    widths = [max(cell.cell_len for cell in column) for column in zip(heads, *body, strict=True)]
     for row in [heads, *body]:
         console.print(_plain_row(row, widths, left))
+
+
+_GAP = 3  # what Rich puts between two columns
+_LEAST_TEXT = 12  # of a column of texts, which may be folded; a number is never cut or broken
+
+
+def _parts(widths: Sequence[int], left: int, room: int) -> list[list[int]]:
+    """Which columns stand together where not all have room: the first one in each part."""
+    least = [min(width, _LEAST_TEXT) if i < left else width for i, width in enumerate(widths)]
+    parts: list[list[int]] = [[0]]
+    for index in range(1, len(widths)):
+        taken = sum(least[i] + _GAP for i in parts[-1])
+        if taken + least[index] > room and len(parts[-1]) > 1:
+            parts.append([0])
+        parts[-1].append(index)
+    return parts
+
+
+def _drawn(rows: Sequence[Sequence[Text]], left: int, title: str) -> Table:
+    """The heads and then the rows as a table with lines."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        title=Text(title, style="bold") if title else None,
+    )
+    table.title_justify = "left"
+    for index, head in enumerate(rows[0]):
+        table.add_column(
+            head,
+            justify="left" if index < left else "right",
+            overflow="fold",
+            no_wrap=index >= left,
+        )
+    for row in rows[1:]:
+        table.add_row(*row)
+    return table
 
 
 SPARKS = "▁▂▃▄▅▆▇█"

@@ -54,8 +54,9 @@ FIND_LR = "find_lr.png"  # drawn before a training, perhaps into its folder
 FOLDS = "folds.json"  # of a run of several trainings
 FAILED = "failed.json"  # why a training ended; gone as soon as it goes on
 RUN_FILES = (  # what can be gone on with goes first, so that half a removal cannot be resumed
-    *(LAST, PREVIOUS, BEST, CONFIG, SPLIT, REJECTED, HISTORY, METRICS, PREDICTIONS),
+    *(LAST, PREVIOUS, BEST, SPLIT, REJECTED, HISTORY, METRICS, PREDICTIONS),
     *(CURVES, CONFUSION, RELIABILITY, SAMPLES, REPORT, FOLDS, FAILED),
+    CONFIG,  # by which the rest is known for a run's
 )
 _MAX_CONFIG_BYTES = 1 << 20
 _ATTEMPTS = 50  # at a lock that is changing hands
@@ -92,8 +93,14 @@ class RunLock:
         """Remove an earlier run's files: call it when the new run is about to write its first.
 
         Raises:
-            OutputError: One of them could not be removed.
+            OutputError: One of them could not be removed, or they are not a run's.
         """
+        theirs = [name for name in RUN_FILES if (self.folder / name).exists()]
+        if theirs and not is_run(self.folder):
+            raise OutputError(
+                f"{printable(str(self.folder))} holds no run, so its {theirs[0]} is not replaced; "
+                "choose another folder"
+            )
         for name in RUN_FILES:
             try:
                 (self.folder / name).unlink(missing_ok=True)
@@ -190,6 +197,38 @@ def latest_run(runs: Path, *having: str) -> Path | None:
             if stat.S_ISREG(facts.st_mode):
                 found.append((facts.st_mtime_ns, folder.name, folder))
     return max(found)[2] if found else None
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder's ``config.json`` is a run's."""
+    with suppress(DataError):
+        return bool(read_settings(folder))
+    return False
+
+
+def check_target(path: Path, endings: Sequence[str], inputs: Sequence[Path | None] = ()) -> None:
+    """Refuse to replace what is not an earlier file of the same kind.
+
+    Args:
+        path: What is to be written.
+        endings: How the name of such a file ends.
+        inputs: Files that the command reads; none of them is given up.
+
+    Raises:
+        UsageError: It is an input, a part of a run, or a file that is there and ends otherwise.
+    """
+    shown = printable(str(path))
+    if path.name in RUN_FILES and is_run(path.parent):
+        raise UsageError(f"{shown} is a part of a run; write to another file")
+    if not path.exists():
+        return
+    if any(given is not None and given.exists() and path.samefile(given) for given in inputs):
+        raise UsageError(f"{shown} is read by this command; write to another file")
+    if path.suffix.lower() not in endings:
+        raise UsageError(
+            f"{shown} is there already and its name does not end in {endings[0]}; "
+            "write to another file"
+        )
 
 
 def is_finished(folder: Path) -> bool:

@@ -149,7 +149,7 @@ def read_split(path: Path) -> list[SplitRow]:
     rows: list[SplitRow] = []
     seen: dict[str, int] = {}
     for line, cells in _table(path, needed=("path", "role")):
-        name, role = cells["path"], cells["role"].strip().lower()
+        name, role = cells["path"].removeprefix("./"), cells["role"].strip().lower()
         role = ROLE_WORDS.get(role, role)
         if role not in ROLES:
             given = printable(cells["role"])
@@ -206,6 +206,9 @@ def match_split(
         if row.class_name is not None and row.class_name != class_names[place]:
             text = f"{row.name} is {row.class_name} in the split and {class_names[place]} in the"
             raise DataError(printable(f"{text} data folder; write the split again"))
+        if found[place] is not None:
+            text = f"{row.name} stands in the split twice, spelled in two ways; keep one of them"
+            raise DataError(printable(text))
         found[place] = row
     if missing:
         text = f"{len(missing)} of {len(rows)} files of the split are not there, the first"

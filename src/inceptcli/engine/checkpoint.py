@@ -82,6 +82,15 @@ def stop_if_asked(training: Training) -> None:
         )
 
 
+def save_now(training: Training) -> None:
+    """Save where the training stands, with its settings of now.
+
+    Raises:
+        OutputError: It could not be written.
+    """
+    _save(training, must=True)
+
+
 def finish(training: Training) -> None:
     """Write what an earlier save could not.
 

@@ -28,7 +28,7 @@ from inceptcli.engine.figures import Figures
 from inceptcli.engine.metrics import mistakes, score
 from inceptcli.engine.predict import Network, Watch, nobody, softmax
 from inceptcli.errors import DataError, UsageError, WeightsError
-from inceptcli.events import Emit, Notice, silent
+from inceptcli.events import Emit, Notice, Warned, silent
 from inceptcli.files import printable, write_csv, write_json
 from inceptcli.runfolder import CONFIG, SPLIT, read_settings
 
@@ -207,12 +207,15 @@ def evaluate(
     )
 
 
-def compare_models(one: Evaluation, other: Evaluation) -> Comparison:
-    """Two models on the same photographs.
+def compare_models(one: Evaluation, other: Evaluation, emit: Emit = silent) -> Comparison:
+    """Two models on the same photographs; warns of those that the other was trained on.
 
     Raises:
         DataError: They were not measured on the same photographs.
     """
+    if other.trained_on is not None and other.trained_on.any():
+        text = f"{other.trained_on.sum():,} of {len(other.names):,} photographs, or near copies of"
+        emit(Warned(f"{text} them, were trained on by the other network: it looks too good"))
     if one.names != other.names:
         raise DataError(
             "the two networks were not measured on the same photographs: some have vanished "
@@ -289,31 +292,51 @@ def default_role(photos: Photos) -> str:
     return next((role for role in ("test", "val") if len(photos.indices(role))), "all")
 
 
-def photos_config(network: Network, given: Mapping[str, Any]) -> DataConfig:
+def photos_config(network: Network, given: Mapping[str, Any], *, own: bool = True) -> DataConfig:
     """Which photographs to measure a weights file on.
 
     Args:
         network: The folder of its file says which photographs it knows.
         given: What the user gave of ``DataConfig``'s fields; without ``root`` they are the run's.
+        own: Whether that folder counts; not for several networks, whose roles are others.
 
     Returns:
         The settings. Where the photographs are the run's own, its ``split.csv`` gives the roles.
 
     Raises:
-        DataError: No photographs were given and the file lies in no run folder.
+        DataError: No photographs were given and the file lies in no run folder, or its settings
+            are damaged.
     """
     run = network.path.parent
-    stored = read_settings(run) if (run / CONFIG).exists() else {}
+    stored = _stored(run, needed="root" not in given) if own else {}
     if "root" not in given and not stored:
         raise DataError(
             f"which photographs? {printable(str(network.path))} lies in no run folder; "
             "name a folder of them"
         )
     seen = {"image_size": network.spec.image_size, "resize": network.spec.resize}
-    if stored and _is_same(given.get("root", stored["root"]), stored["root"]):
-        settings = stored | {"split": run / SPLIT} | dict(given)
-        return DataConfig.from_json(settings | seen)
+    try:
+        if stored and _is_same(given.get("root", stored["root"]), stored["root"]):
+            settings = stored | {"split": run / SPLIT} | dict(given)
+            return DataConfig.from_json(settings | seen)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"the settings in {printable(str(run / CONFIG))} are damaged: {error}; name the "
+            "photographs' folder and give a copy of the weights outside it"
+        ) from error
     return DataConfig(**(dict(given) | seen))
+
+
+def _stored(run: Path, *, needed: bool) -> dict[str, Any]:
+    """The settings of the run in a folder; none where it is no run's, unless they are needed."""
+    if not (run / CONFIG).exists():
+        return {}
+    try:
+        return read_settings(run)
+    except DataError:
+        if needed:
+            raise
+        return {}  # another program's config.json, perhaps
 
 
 def _is_same(one: str | Path, other: str | Path) -> bool:

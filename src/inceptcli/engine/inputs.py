@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from inceptcli.data.folder import list_images
 from inceptcli.engine.predict import Input
-from inceptcli.errors import InceptcliError
+from inceptcli.errors import InceptcliError, UsageError
 
 
 def expand(words: Iterable[str], *, recursive: bool, null: bool) -> Iterator[Input]:
@@ -27,6 +27,8 @@ def expand(words: Iterable[str], *, recursive: bool, null: bool) -> Iterator[Inp
     """
     for word in words:
         if word == "-":
+            if sys.stdin is None:
+                raise UsageError("-: stdin is closed; give names on it, or name files")
             for name in _lines(sys.stdin.buffer, b"\0" if null else b"\n"):
                 yield from _files(name, recursive=recursive)
         else:

@@ -12,18 +12,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from inceptcli import __version__
 from inceptcli.config import MIN_IMAGE_SIZE, TrainConfig, known
 from inceptcli.data.fingerprints import MOST, join_fingerprints, make_fingerprints
 from inceptcli.data.folder import check_output
+from inceptcli.data.labels import listed
 from inceptcli.data.prepare import Photos, prepare, write_manifest
 from inceptcli.data.reader import StoppingError
 from inceptcli.engine import resume
 from inceptcli.engine.adapt import adapt
 from inceptcli.engine.average import Average
-from inceptcli.engine.checkpoint import write_history
+from inceptcli.engine.checkpoint import save_now, write_history
 from inceptcli.engine.conclude import TrainResult, conclude
 from inceptcli.engine.device import Device, choose_device, leave, make_deterministic
 from inceptcli.engine.finetune import begin, scale_groups
@@ -39,6 +41,7 @@ from inceptcli.errors import (
     OutputError,
     ResourceError,
     StoppedError,
+    UsageError,
     WeightsError,
     is_out_of_memory,
 )
@@ -237,6 +240,10 @@ def restore(training: Training, saved: Saved, *, allow_change: bool) -> None:
             "best epoch so far could not be compared with the next ones; undo that, or begin "
             f"another run with --weights {printable(str(t.run_dir / BEST))}"
         )
+    if t.config.epochs < len(saved.progress.history):
+        raise UsageError(
+            f"--epochs {t.config.epochs}: the training has {len(saved.progress.history)} already"
+        )
     if changed:
         t.emit(Notice("going on although the training has changed: " + "; ".join(changed)))
     now, then = resume.surroundings(t.device), saved.surroundings
@@ -253,6 +260,8 @@ def restore(training: Training, saved: Saved, *, allow_change: bool) -> None:
             f"{t.config.arch} for {len(t.photos.classes)} classes; undo what has changed: "
             f"{'; '.join(changed)}, or begin another run"
         ) from error
+    if changed:
+        save_now(t)  # before config.json says so: a kill between them would contradict the state
 
 
 def _load(t: Training, saved: Saved) -> None:
@@ -444,6 +453,12 @@ def _check_roles(photos: Photos) -> None:
                 f"{count} photographs for {role}, where it takes {least} or more; "
                 "give the split more of them"
             )
+    taught = np.unique(photos.labels[photos.indices("train")])
+    if untaught := [name for i, name in enumerate(photos.classes) if i not in taught]:
+        raise DataError(
+            f"no photograph for train of {listed(untaught)}, so the network could not learn it; "
+            "give the split some, or leave the class out"
+        )
 
 
 def _load_state(run_dir: Path, emit: Emit) -> Saved:

@@ -44,6 +44,11 @@ def write_run_report(result: TrainResult, emit: Emit) -> None:
         emit(Warned(f"no {REPORT}, the training's results are complete: {why}"))
 
 
+def _one_line(path: str) -> Markup:
+    """A path for the clipboard; a line end in it would start a command where it is pasted."""
+    return escape(printable(path))
+
+
 def write_report(path: Path, subject: Subject) -> None:
     """Write the report of an evaluation.
 
@@ -72,7 +77,7 @@ def _render(values: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"exact": _exact, "as_typed": escape, "share": _share, "span": _span}
+    environment.filters |= {"exact": _exact, "as_typed": _one_line, "share": _share, "span": _span}
     template = environment.from_string(_HERE.joinpath("page.html").read_text("utf-8"))
     policy = (
         "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "

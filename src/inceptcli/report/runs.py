@@ -278,8 +278,12 @@ def _share(metrics: Mapping[str, Any], role: str) -> Share | None:
     figures = metrics.get(role)
     if not isinstance(figures, dict):
         return None
-    interval = figures["intervals"].get("accuracy")
-    return Share(figures["accuracy"], (interval[0], interval[1]) if interval else None)
+    try:
+        interval = figures["intervals"].get("accuracy")
+        bounds = (float(interval[0]), float(interval[1])) if interval else None
+        return Share(float(figures["accuracy"]), bounds)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        return None  # damaged
 
 
 def _read_json(path: Path) -> dict[str, Any]:
