@@ -146,7 +146,7 @@ def test_a_fold_that_never_saved_begins_again(photos: Path, tmp_path: Path) -> N
     def fail(event: Event) -> None:
         if isinstance(event, Notice) and event.text.startswith("fold2"):
             (tmp_path / "run" / "fold2").mkdir()
-            (tmp_path / "run" / "fold2" / "config.json").write_text("{")
+            (tmp_path / "run" / "fold2" / "config.json").write_text('{"settings": {"seed": 42}}')
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
