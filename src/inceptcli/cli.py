@@ -28,6 +28,7 @@ from inceptcli.config import (
     Tta,
     one_of,
     option_name,
+    plain,
     resolve,
 )
 from inceptcli.engine.signals import Interrupted, interruptible
@@ -312,8 +313,10 @@ def _one(paths: list[Path], option: str) -> Path:
         UsageError: A run of several trainings was named.
     """
     if len(paths) > 1:
-        listed = ", ".join(printable(str(path)) for path in paths[:3])
-        raise UsageError(f"{option} takes one network, and here are {len(paths)}: {listed} ...")
+        from inceptcli.data.labels import listed
+
+        names = listed([str(path) for path in paths])
+        raise UsageError(f"{option} takes one network, and here are {len(paths)}: {names}")
     return paths[0]
 
 
@@ -387,7 +390,7 @@ def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, st
             )
     stored = read_settings(folder)
     for name in ("recipe", "weights", "ratio", "group", "stratify", "folds", "repeats"):
-        if name in typed and _stored_as(typed[name]) != stored.get(name):
+        if name in typed and plain(typed[name]) != stored.get(name):
             raise UsageError(
                 f"{option_name(name)} has its effect when a run begins; leave it out, or begin "
                 "another run"
@@ -402,11 +405,6 @@ def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, st
         raise DataError(
             f"the settings in {folder / CONFIG} are damaged: {error}; resume another run"
         ) from error
-
-
-def _stored_as(value: object) -> object:
-    """As ``config.json`` has it."""
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _resolved(recipe: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, str]]:
@@ -1609,8 +1607,8 @@ def export(
     if check is not None:
         _keep_outside(check, order.output)
     path = _one(find_weights([] if model is None else [model]), "-m")
-    if is_run(path.parent):
-        _keep_outside(Path(read_settings(path.parent).get("root", "")), order.output)
+    if is_run(path.parent) and (root := read_settings(path.parent).get("root")):
+        _keep_outside(Path(str(root)), order.output)
     check_target(order.output, (engine.FORMATS[form],), [path])
     network = load_network(path, classes=_classes(class_names, classes_from), raw=raw)
     console.say(f"weights: {path}")

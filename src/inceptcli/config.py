@@ -90,7 +90,7 @@ class DataConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain values, in the order of their definition."""
-        return {item.name: _plain(getattr(self, item.name)) for item in fields(self)}
+        return {item.name: plain(getattr(self, item.name)) for item in fields(self)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -318,7 +318,8 @@ def check_ratio(ratio: tuple[float, ...]) -> None:
         )
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """A setting as ``config.json`` has it."""
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else value

@@ -526,7 +526,7 @@ def run_pair(pair: RunPair, picture: Path, *, as_json: bool) -> None:
     ]
     lines = [console.sparkline([row.val_accuracy for row in part]) for part in pair.histories]
     rows.append(("val accuracy by epoch", *lines))
-    console.print_table(("", *(run.name for run in pair.runs)), rows)
+    console.print_table(("", *(run.name for run in pair.runs)), rows, left=3)
     console.result(str(picture))
 
 

@@ -17,7 +17,7 @@ from inceptcli.engine.training import Training
 from inceptcli.errors import DivergedError, WeightsError
 from inceptcli.events import EpochDone, Notice, Progress
 from inceptcli.files import printable
-from inceptcli.model.weights import Record, load_weights, save_weights
+from inceptcli.model.weights import Record, Weights, load_weights, save_weights
 from inceptcli.runfolder import BEST, METRICS, PREDICTIONS
 
 
@@ -86,7 +86,7 @@ def conclude(training: Training) -> TrainResult:
     val = evaluations["val"]
     fitted = fit_temperature(val.logits, val.labels)
     if fitted.note:
-        t.emit(Notice(f"probabilities stay as they are: {fitted.note}"))
+        t.emit(Notice(f"temperature {fitted.value:g}: {fitted.note}"))
     evaluations = {role: part.at(fitted.value) for role, part in evaluations.items()}
     # A kill between the two files, and an epoch that a GPU did not repeat to the bit, may have left
     # weights of another epoch than the state's best.
@@ -94,7 +94,7 @@ def conclude(training: Training) -> TrainResult:
     if record is None or record.epoch is None:
         raise WeightsError(f"{printable(str(path))} has lost its record; do not change the run")
     if t.device.is_first:
-        _write_results(t, record, evaluations, fitted.value)
+        _write_results(t, loaded.weights, replace(record, temperature=fitted.value), evaluations)
     return TrainResult(
         run=t.run_dir,
         history=tuple(t.progress.history),
@@ -107,7 +107,7 @@ def conclude(training: Training) -> TrainResult:
 
 
 def _write_results(
-    t: Training, record: Record, evaluations: Mapping[str, Evaluation], temperature: float
+    t: Training, weights: Weights, record: Record, evaluations: Mapping[str, Evaluation]
 ) -> None:
     path = t.run_dir / BEST
     metrics = {
@@ -115,8 +115,7 @@ def _write_results(
         for role, evaluation in evaluations.items()
         for name in ("accuracy", "loss")
     }
-    record = replace(record, temperature=temperature, metrics=metrics)
-    weights = load_weights(path)
+    record = replace(record, metrics=metrics)
     save_weights(path, weights.state_dict, record, fingerprints=weights.fingerprints)
     digest = load_weights(path).digest
     for evaluation in evaluations.values():

@@ -30,7 +30,7 @@ from inceptcli.engine.predict import Network, Watch, nobody, softmax
 from inceptcli.errors import DataError, UsageError, WeightsError
 from inceptcli.events import Emit, Notice, Warned, silent
 from inceptcli.files import printable, write_csv, write_json
-from inceptcli.runfolder import CONFIG, SPLIT, read_settings
+from inceptcli.runfolder import CONFIG, SPLIT, is_run, read_settings
 
 if TYPE_CHECKING:
     from inceptcli.engine.device import Device
@@ -308,7 +308,9 @@ def photos_config(network: Network, given: Mapping[str, Any], *, own: bool = Tru
             are damaged.
     """
     run = network.path.parent
-    stored = _stored(run, needed="root" not in given) if own else {}
+    # Beside photographs that are named, a config.json may be another program's.
+    stands = own and (run / CONFIG).exists() and ("root" not in given or is_run(run))
+    stored = read_settings(run) if stands else {}
     if "root" not in given and not stored:
         raise DataError(
             f"which photographs? {printable(str(network.path))} lies in no run folder; "
@@ -325,18 +327,6 @@ def photos_config(network: Network, given: Mapping[str, Any], *, own: bool = Tru
             "photographs' folder and give a copy of the weights outside it"
         ) from error
     return DataConfig(**(dict(given) | seen))
-
-
-def _stored(run: Path, *, needed: bool) -> dict[str, Any]:
-    """The settings of the run in a folder; none where it is no run's, unless they are needed."""
-    if not (run / CONFIG).exists():
-        return {}
-    try:
-        return read_settings(run)
-    except DataError:
-        if needed:
-            raise
-        return {}  # another program's config.json, perhaps
 
 
 def _is_same(one: str | Path, other: str | Path) -> bool:
