@@ -178,6 +178,15 @@ def test_evaluate_and_predict_agree(
         assert len(answer["top"]) == 3
 
 
+def test_a_table_has_columns_for_the_classes_that_there_are(trained: Path, tmp_path: Path) -> None:
+    photo, table = next((trained.parent / "photos").rglob("*.png")), tmp_path / "rows.csv"
+    assert call("predict", photo, "-m", trained, "-k", 1000, "--csv", table) == 0
+    (row,) = read(table)
+    classes = {row[f"class{end}"] for end in ("", "_2", "_3")}
+    assert classes == {path.name for path in (trained.parent / "photos").iterdir()}
+    assert len(row) == 5 + 2 * 2
+
+
 def test_evaluate_gives_the_documented_keys(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -536,6 +536,9 @@ def test_a_full_log_never_stops_a_training(pairs: Path, monkeypatch: pytest.Monk
         (("evaluate", "pairs", "-m", "WEIGHTS", "--map", "cat"), "--map"),
         (("evaluate", "pairs", "-m", "WEIGHTS", "--device", "tpu"), "--device"),
         (("summary", "-b", "0"), "--batch-size"),
+        (("summary", "WEIGHTS", "--img-size", "64"), "--img-size"),
+        (("split", "pairs", "--link", "copy"), "--link"),
+        (("predict", "pairs", "-m", "WEIGHTS", "--link", "hardlink"), "--link"),
     ],
 )
 def test_bad_options_are_named(

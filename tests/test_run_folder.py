@@ -117,9 +117,14 @@ def test_clearing_removes_a_runs_files_and_no_others(tmp_path: Path) -> None:
     for name in (*runfolder.RUN_FILES, "notes.txt"):
         (tmp_path / name).touch()
     (tmp_path / "config.json").write_text('{"settings": {"root": "photos"}}')
+    events = tmp_path / "tensorboard"
+    events.mkdir()
+    for name in ("events.out.tfevents.1.host", "mine.txt"):
+        (events / name).touch()
     with claim(tmp_path, overwrite=True) as lock:
         lock.clear()
-    assert names(tmp_path) == ["notes.txt"]
+    assert names(tmp_path) == ["notes.txt", "tensorboard"]
+    assert names(events) == ["mine.txt"]
 
 
 def test_what_cannot_be_cleared_is_told(tmp_path: Path) -> None:

@@ -291,6 +291,23 @@ def test_the_newest_valid_state_is_used(pairs: Path, whole: Path, tmp_path: Path
         engine.run(settings(pairs, tmp_path / "run"), resuming=True)
 
 
+def test_a_save_over_a_damaged_state_keeps_the_one_before_it(pairs: Path, tmp_path: Path) -> None:
+    """A kill during the first save after going on must find a whole state."""
+    run = tmp_path / "run"
+    with pytest.raises(StopHere):
+        engine.run(settings(pairs, run), emit=stop_after(2, 3))
+    (run / "last.pth").write_bytes(b"torn")
+    whole = (run / "last.prev.pth").read_bytes()
+    with pytest.raises(StopHere):
+        engine.run(settings(pairs, run), resuming=True, emit=stop_after(2, 3))
+    assert (run / "last.prev.pth").read_bytes() == whole
+    newest = (run / "last.pth").read_bytes()
+    with pytest.raises(StopHere):
+        engine.run(settings(pairs, run), resuming=True, emit=stop_after(2, 4))
+    assert newest != b"torn"
+    assert (run / "last.prev.pth").read_bytes() != whole
+
+
 def test_changed_photographs_and_settings_are_refused(pairs: Path, tmp_path: Path) -> None:
     """K10."""
     with pytest.raises(StopHere):

@@ -176,6 +176,14 @@ def _settings(ctx: typer.Context, kind: type[DataConfig]) -> dict[str, Any]:
     return given
 
 
+def _refuse_typed(ctx: typer.Context, why: str, *names: str) -> None:
+    """Refuse those of the options that were typed, since they would have no effect."""
+    for name in names:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"{option_name(name)} {why}")
+
+
 def _numbers(option: str, text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
@@ -631,6 +639,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead
 
 @app.command()
 def summary(
+    ctx: typer.Context,
     weights: Annotated[
         Path | None, typer.Argument(metavar="WEIGHTS", help="Describe this weights file.")
     ] = None,
@@ -660,10 +669,8 @@ def summary(
     if blocks + tree + measure > 1:
         raise UsageError("--blocks, --tree and --measure are three views; give one of them")
     if weights is not None:
-        if blocks or tree or measure:
-            raise UsageError(
-                "--blocks, --tree and --measure are of a network by its name; leave out WEIGHTS"
-            )
+        views = ("blocks", "tree", "measure", "classes", "image_size", "arch", "batch_size")
+        _refuse_typed(ctx, "is for a network by its name; leave out WEIGHTS", *views)
         from inceptcli.model.weights import load_weights
 
         show.weights_file(load_weights(weights), as_json=as_json, markdown=markdown)
@@ -741,6 +748,8 @@ def split(
     Example: inceptcli split data/ -o split.csv
     """
     one_of("--link", link, LINKS)
+    if layout is None:
+        _refuse_typed(ctx, "is how --layout places files; give that as well", "link")
     config = DataConfig(**_settings(ctx, DataConfig))
     _keep_outside(config.root, output, layout, preview, suspects)
     if group is not None and group_file is not None:
@@ -1463,6 +1472,8 @@ def predict(
     if threshold is not None and math.isnan(threshold):
         raise UsageError("--threshold: nan is no number; give one from 0 to 1")
     _check_forms(paths, csv, null=null, both=jsonl and as_json)
+    if sort is None:
+        _refuse_typed(ctx, "is how --sort places files; give that as well", "link")
     config = DataConfig(root=Path(), **_settings(ctx, DataConfig))
     chosen = _classes(class_names, classes_from)
     from inceptcli.engine.inputs import expand
@@ -1478,6 +1489,7 @@ def predict(
     from inceptcli.data.machine import default_workers
 
     alone = len(paths) == 1 and os.path.isfile(paths[0])  # noqa: PTH113 - not worth a process
+    topk = min(topk, len(loaded.outputs))
     question = Question(
         topk=topk,
         threshold=threshold if threshold is not None else loaded.threshold,

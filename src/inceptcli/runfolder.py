@@ -52,7 +52,9 @@ CURVES, CONFUSION, RELIABILITY = "curves.png", "confusion.png", "reliability.png
 SAMPLES, REPORT = "samples.png", "report.html"
 FIND_LR = "find_lr.png"  # drawn before a training, perhaps into its folder
 FOLDS = "folds.json"  # of a run of several trainings
+TENSORBOARD = "tensorboard"  # a folder of event files
 FAILED = "failed.json"  # why a training ended; gone as soon as it goes on
+EVENT_FILES = "events.out.tfevents.*"
 RUN_FILES = (  # what can be gone on with goes first, so that half a removal cannot be resumed
     *(LAST, PREVIOUS, BEST, SPLIT, REJECTED, HISTORY, METRICS, PREDICTIONS),
     *(CURVES, CONFUSION, RELIABILITY, SAMPLES, REPORT, FOLDS, FAILED),
@@ -101,11 +103,12 @@ class RunLock:
                 f"{printable(str(self.folder))} holds no run, so its {theirs[0]} is not replaced; "
                 "choose another folder"
             )
-        for name in RUN_FILES:
+        events = (self.folder / TENSORBOARD).glob(EVENT_FILES)
+        for path in (*(self.folder / name for name in RUN_FILES), *events):
             try:
-                (self.folder / name).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
             except OSError as error:
-                raise cannot_write(self.folder / name, error) from error
+                raise cannot_write(path, error) from error
 
     def release(self) -> None:
         """Give the folder back; a second time does nothing."""

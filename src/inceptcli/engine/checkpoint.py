@@ -133,7 +133,8 @@ def _write(t: Training) -> None:
         taken=sorted(t.taken),
         taught=as_tensor(t.taught),
     )
-    resume.save(t.run_dir, saved)
+    resume.save(t.run_dir, saved, over=t.saving.damaged)
+    t.saving.damaged = False
     write_history(t.run_dir / HISTORY, t.progress.history)
 
 

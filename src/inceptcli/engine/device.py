@@ -24,6 +24,9 @@ from inceptcli.data.machine import default_workers, process_count
 from inceptcli.errors import ResourceError, UsageError
 
 _WORTH_IT = 1.2  # times the speed of float32, from which on bf16's rounding is worth it
+# Of a process for another, at most: the first one's pass over millions of photographs. torchrun
+# itself ends them all when one of them dies.
+_LONGEST_WAIT = timedelta(days=2)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -161,9 +164,8 @@ def choose_device(name: str, precision: str) -> Device:
         torch.backends.cudnn.benchmark = True
     if world > 1 and not dist.is_initialized():
         torch.set_num_threads(default_workers())
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30)
-        )
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=_LONGEST_WAIT)
         atexit.register(leave)
     on = Device(device, chosen, reason, rank, world)
     chosen, reason = on.share(f"{chosen}\n{reason}").split("\n")  # each has measured for itself

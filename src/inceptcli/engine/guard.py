@@ -11,7 +11,7 @@ from torch import Tensor
 from inceptcli.errors import DivergedError
 
 ADVICE = (
-    "the saved weights of before are intact; try a lower --lr, a longer --warmup-epochs "
+    "what was saved before is intact; try a lower --lr, a longer --warmup-epochs "
     "or --precision fp32"
 )
 MAX_SKIPPED = 20  # fp16: steps in a row that may overflow while the scale is being found

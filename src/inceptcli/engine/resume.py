@@ -116,10 +116,15 @@ class Saved:
     taught: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
 
 
-def save(run_dir: Path, saved: Saved) -> None:
+def save(run_dir: Path, saved: Saved, *, over: bool = False) -> None:
     """Write ``last.pth``; the one before it becomes ``last.prev.pth``.
 
     Until the new file is durable the previous one is whole, under one of the two names.
+
+    Args:
+        run_dir: The run folder.
+        saved: What to write.
+        over: Replace ``last.pth``, which is damaged, and keep ``last.prev.pth``.
 
     Raises:
         OutputError: It could not be written; the previous state is intact.
@@ -127,7 +132,8 @@ def save(run_dir: Path, saved: Saved) -> None:
     last = run_dir / LAST
     try:
         with contextlib.suppress(FileNotFoundError):  # the first save, or the last one failed
-            system.replace(last, run_dir / PREVIOUS)
+            if not over:
+                system.replace(last, run_dir / PREVIOUS)
     except OSError as error:
         raise cannot_write(run_dir / PREVIOUS, error) from error
     save_state(

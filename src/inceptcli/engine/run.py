@@ -97,12 +97,13 @@ def run(
         run_dir = Path(device.share(str(folder)))
         emit = emit if device.is_first else silent
         with _claimed(run_dir, config, device, resuming) as lock:
-            saved = _load_state(run_dir, emit) if resuming else None
+            saved, damaged = _load_state(run_dir, emit) if resuming else (None, False)
             device = _as_before(device, config, saved)
             photos = prepare_photos(config, device, stop, emit)
             with photos.store:
                 config, planned = _in_time(config, photos, device, stop, saved, sources or {})
                 training = set_up(config, photos, device, run_dir, stop, emit, saved=saved)
+                training.saving.damaged = damaged
                 if saved is not None:
                     restore(training, saved, allow_change=allow_change)
                 elif lock is not None:
@@ -461,8 +462,9 @@ def _check_roles(photos: Photos) -> None:
         )
 
 
-def _load_state(run_dir: Path, emit: Emit) -> Saved:
+def _load_state(run_dir: Path, emit: Emit) -> tuple[Saved, bool]:
+    """The state to go on from, and whether the one after it is damaged."""
     saved, problems = resume.load(run_dir)
     for problem in problems:
         emit(Warned(f"{problem}; going on from the state before it"))
-    return saved
+    return saved, bool(problems)

@@ -30,11 +30,13 @@ class Saving:
         at: When it was last saved or tried, on the monotonic clock, seconds.
         best: The best weights and their record while they are not on the disk yet.
         behind: Whether the last save failed.
+        damaged: Whether the newest state is, so that the one before it must be kept.
     """
 
     at: float = field(default_factory=time.monotonic)
     best: tuple[dict[str, Tensor], Record] | None = None
     behind: bool = False
+    damaged: bool = False
 
 
 @dataclass

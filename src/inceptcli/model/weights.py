@@ -158,11 +158,6 @@ class Weights:
         """How a picture becomes a square; the tutorial's stretch for the file of a plain script."""
         return self.record.resize if self.record else "stretch"
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """One name an output; see ``name_outputs``."""
-        return name_outputs(self.record.classes if self.record else (), self.outputs)
-
 
 def name_outputs(classes: Sequence[str], outputs: int) -> tuple[str, ...]:
     """The classes, then "output 2 (no class)" for each output more than there are classes.

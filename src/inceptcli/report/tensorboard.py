@@ -10,6 +10,7 @@ from typing import Self
 from inceptcli.errors import UsageError
 from inceptcli.events import Emit, EpochDone, Event, TrainingStarted, Warned
 from inceptcli.report.runs import read_history
+from inceptcli.runfolder import EVENT_FILES, TENSORBOARD
 
 try:
     from torch.utils.tensorboard import SummaryWriter
@@ -18,7 +19,6 @@ except ImportError as error:
         "--tensorboard needs the tensorboard package: pip install 'inceptcli[tensorboard]'"
     ) from error
 
-FOLDER = "tensorboard"  # in the run folder
 TAGS = {
     "accuracy/train": "train_accuracy",
     "accuracy/val": "val_accuracy",
@@ -70,9 +70,9 @@ class EventFiles:
 
     def _begin(self, run: Path) -> None:
         self._end()
-        for path in (run / FOLDER).glob("events.out.tfevents.*"):
+        for path in (run / TENSORBOARD).glob(EVENT_FILES):
             path.unlink()
-        self._writer = SummaryWriter(str(run / FOLDER))
+        self._writer = SummaryWriter(str(run / TENSORBOARD))
         for row in read_history(run):
             self._write(self._writer, row)
 
