@@ -20,8 +20,7 @@ WHOLE = "whole recipe"
 LEFT_OUT: dict[str, dict[str, Any]] = {
     WHOLE: {},
     "network (inception_v1 instead)": {"arch": "inception_v1"},
-    "AdamW (Adam instead)": {"optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0},
-    "weight decay": {"weight_decay": 0.0},
+    "weight decay, which makes AdamW Adam": {"weight_decay": 0.0},
     "warm-up": {"warmup_epochs": 0.0},
     "cosine (constant instead)": {"schedule": "constant"},
     "small batches (32 instead)": {"batch_size": 32},
@@ -64,7 +63,8 @@ def _train(variant: str, seed: int, options: argparse.Namespace) -> dict[str, An
         "seed": seed,
         "ratio": tuple(float(part) for part in options.ratio.split(",")),
     }
-    done = train_divided(data, "default", {"epochs": options.epochs} | LEFT_OUT[variant])
+    settings = {"epochs": options.epochs, "precision": "fp32"} | LEFT_OUT[variant]
+    done = train_divided(data, "default", settings)
     assert done.test is not None
     val, test = done.val.figures, done.test.figures
     images = val.images + test.images

@@ -180,7 +180,8 @@ def write_photographs(folder: Path, source: Path | None, *, count: int, side: in
         side: Of the shorter side; the longer one is a third longer above 1,000 pixels, as cameras
             have it. Smaller pictures are enlarged.
     """
-    originals = sorted(source.rglob("*.jpg")) if source else []
+    originals = [path for path in sorted(source.rglob("*")) if path.is_file()] if source else []
+    originals = [path for path in originals if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
     originals = originals[:: max(1, len(originals) // count)]
     pieces = [Image.fromarray(image) for image in load_sample_images().images]
     draw = np.random.default_rng(0)

@@ -488,6 +488,14 @@ def test_stdout_closed_or_full(weights: Path) -> None:
     ]
 
 
+def test_a_closed_log_never_stops_a_training(pairs: Path) -> None:
+    """S5: as ``test_a_full_log_never_stops_a_training``, but nobody was to be told."""
+    done = shell('exec "$@" >&- 2>&-', "train", pairs, "--epochs", 1, *SMALL, "-o", "run")
+    assert done.returncode == 0
+    assert len(read(Path("run/history.csv"))) == 1
+    assert Path("run/metrics.json").exists()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_log_never_stops_a_training(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """W3: every epoch is trained and saved; that the last figures were not told is exit 5."""
@@ -1065,5 +1073,9 @@ def test_no_command_uses_the_network(
     assert call("train", pairs, "--epochs", 1, *SMALL, "--split", "split.csv", "-o", "run") == 0
     assert call("evaluate", "-m", "run/best_model.pth", "-j", 0) == 0
     assert call("predict", pairs / "cat", "-m", "run/best_model.pth", "-j", 1) == 0
+    assert call("export", "-m", "run/best_model.pth", "-o", "w.safetensors") == 0
+    assert call("runs", ".") == 0
+    assert call("sample", "digits") == 0
+    assert call("cache", "list") == 0
     assert tried == []
     assert "Traceback" not in capsys.readouterr().err

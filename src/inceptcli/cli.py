@@ -78,6 +78,9 @@ app = typer.Typer(
 
 DEFAULTS = {item.name: item.default for item in fields(TrainConfig)}
 LINKS = ("symlink", "hardlink", "copy")
+BEGINNINGS = (  # settings that have their effect when a run begins, and none at a resume
+    *("recipe", "weights", "ratio", "group", "group_file", "stratify", "folds", "repeats"),
+)
 ARCHS = get_args(Arch)
 ARCH_HELP = (
     "Network: the tutorial's; with batch norm in the stem too and one linear layer; with the "
@@ -397,7 +400,7 @@ def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, st
                 f"{option_name(name)}"
             )
     stored = read_settings(folder)
-    for name in ("recipe", "weights", "ratio", "group", "stratify", "folds", "repeats"):
+    for name in BEGINNINGS:
         if name in typed and plain(typed[name]) != stored.get(name):
             raise UsageError(
                 f"{option_name(name)} has its effect when a run begins; leave it out, or begin "

@@ -207,6 +207,7 @@ def training(result: TrainResult, *, as_json: bool) -> None:
     else:
         rows.append(("test accuracy (looked at once)", _figure(test, "accuracy")))
     console.print_table(("", "figure"), rows, left=2)
+    _warn_of_few(val if test is None else test)
     console.result(str(result.run))
 
 
@@ -308,6 +309,10 @@ def evaluation(
     _mistakes(result)
     if against is not None:
         _comparison(result, against)
+    _warn_of_few(figures)
+
+
+def _warn_of_few(figures: Figures) -> None:
     if figures.few_groups:
         console.warn(f"{figures.groups} groups are too few for precise intervals")
 
