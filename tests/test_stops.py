@@ -308,6 +308,19 @@ def test_a_save_over_a_damaged_state_keeps_the_one_before_it(pairs: Path, tmp_pa
     assert (run / "last.prev.pth").read_bytes() != whole
 
 
+def test_a_scaler_that_was_not_needed_begins_anew(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a training goes from a CPU to a GPU that computes in fp16."""
+    with pytest.raises(StopHere):
+        engine.run(settings(pairs, tmp_path / "run"), emit=stop_after(1, 2))
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    monkeypatch.setattr(devices.Device, "scaler", lambda _: scaler)
+    engine.run(settings(pairs, tmp_path / "run"), resuming=True)
+    assert scaler.get_scale() == 8.0
+    assert len(last(tmp_path / "run")["progress"]["history"]) == 2
+
+
 def test_changed_photographs_and_settings_are_refused(pairs: Path, tmp_path: Path) -> None:
     """K10."""
     with pytest.raises(StopHere):

@@ -178,10 +178,10 @@ def test_one_image_of_32_pixels_cannot_be_measured() -> None:
 def test_too_little_memory_names_a_batch_that_may_fit(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def fail(*_: object) -> int:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(summary, "_cuda_peak", fail)
+    monkeypatch.setattr(summary, "ProcessPoolExecutor", fail)
     with pytest.raises(ResourceError, match="--batch-size 256") as caught:
-        measure_memory("inception_v1", classes=2, image_size=224, batch_size=512, device="cuda")
+        measure_memory("inception_v1", classes=2, image_size=224, batch_size=512)
     assert caught.value.exit_code == 7

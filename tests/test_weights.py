@@ -422,7 +422,7 @@ def nested_tuples(depth: int) -> bytes:
         (b"\x80\x02X\xff\xff\xff\x7f", "no pickle"),
         (b"", "no pickle"),
         (b"}" * (2**18 + 1), "longer than 262144"),
-        (b"}" * (2**20 + 1), "longer than 1048576"),
+        (b"}" * (2**24 + 1), "longer than 16777216"),
     ],
 )
 def test_a_pickle_is_audited_before_torch_runs_it(saved: Path, stream: bytes, reason: str) -> None:

@@ -21,7 +21,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or "DefaultCPUAllocator" in str(error)
+        or (
+            isinstance(error, RuntimeError)
+            and any(text in str(error) for text in ("DefaultCPUAllocator", "out of memory"))
+        )
     )
 
 

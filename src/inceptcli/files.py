@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -192,17 +193,24 @@ def sync_folder(folder: Path) -> None:
         system.close(descriptor)
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, *, unused_seconds: float = 0) -> None:
     """Remove the temporary files that dead processes left in ``folder``.
 
     Call it before this process writes there: a file with this process's own number is taken for
     one of a dead namesake (in a container every run may have the same number).
+
+    Args:
+        folder: Where they lie.
+        unused_seconds: Leave what was written to since; where other machines write too, whose
+            processes cannot be asked.
     """
+    oldest = time.time() - unused_seconds
     for path in folder.iterdir():
         match = _TEMPORARY.fullmatch(path.name)
         if match and (int(match[1]) == os.getpid() or not is_alive(int(match[1]))):
             with suppress(OSError):  # of another user, or Windows still holds it open
-                system.unlink(path)
+                if path.stat().st_mtime <= oldest:
+                    system.unlink(path)
 
 
 def is_temporary(name: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,7 +81,8 @@ def flip(images: torch.Tensor, horizontal: Flags, vertical: Flags) -> torch.Tens
     """Return a batch, uint8 (N, H, W, 3) on whatever device, with the images marked flipped."""
     for flags, axis in ((horizontal, 2), (vertical, 1)):
         if flags.any():
-            chosen = torch.from_numpy(np.flatnonzero(flags)).to(images.device)
+            chosen = torch.from_numpy(np.flatnonzero(flags))
+            chosen = chosen.to(images.device, non_blocking=images.is_cuda)
             backwards = torch.arange(images.shape[axis] - 1, -1, -1, device=images.device)
             flipped = images[chosen].index_select(axis, backwards)  # faster than flip here
             images = images.index_copy(0, chosen, flipped)
@@ -181,11 +183,12 @@ def jitter_colour(images: torch.Tensor, draws: Floats, *, strength: float) -> to
         draws: (N, 3) in [0, 1).
         strength: 0 to 1.
     """
-    factors = torch.from_numpy(1 + strength * (2 * draws - 1)).to(images.device, images.dtype)
+    factors = torch.from_numpy(1 + strength * (2 * draws - 1))
+    factors = factors.to(images.device, images.dtype, non_blocking=images.is_cuda)
     bright, contrast, colourful = (factor.view(-1, 1, 1) for factor in factors.unbind(1))
-    luma, mean, std = (images.new_tensor(values).view(1, 3, 1) for values in (LUMA, MEAN, STD))
+    luma, mean, std, eye = _constants(images.device, images.dtype)
     grey = luma.transpose(1, 2).expand(1, 3, 3)  # a colour -> its brightness, three times
-    matrix = bright * contrast * (colourful * torch.eye(3).to(images) + (1 - colourful) * grey)
+    matrix = bright * contrast * (colourful * eye + (1 - colourful) * grey)
     centre = images.mean((2, 3)).unsqueeze(2) * std + mean  # (N, 3, 1) in [0, 1]
     offset = bright * (1 - contrast) * (luma * centre).sum(1, keepdim=True)
     # The same in the normalised numbers that the pixels are now.
@@ -194,6 +197,13 @@ def jitter_colour(images: torch.Tensor, draws: Floats, *, strength: float) -> to
     pixels = images.permute(0, 2, 3, 1).flatten(1, 2)  # (N, H * W, 3), no copy in channels-last
     changed = torch.baddbmm(offset.transpose(1, 2), pixels, matrix.transpose(1, 2))
     return changed.view(len(images), *images.shape[2:], 3).permute(0, 3, 1, 2)
+
+
+@lru_cache
+def _constants(device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Brightness, mean and deviation (1, 3, 1), and the identity; kept, as GPUs wait for them."""
+    columns = [torch.tensor(values).view(1, 3, 1) for values in (LUMA, MEAN, STD)]
+    return tuple(each.to(device, dtype) for each in (*columns, torch.eye(3)))
 
 
 def erase(images: torch.Tensor, draws: Floats, *, probability: float) -> torch.Tensor:

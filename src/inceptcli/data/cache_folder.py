@@ -38,6 +38,7 @@ T = TypeVar("T")
 VERSION = "v1"  # goes up when decoding, fitting or describing gives other results
 SEGMENT_BYTES = 64 << 20
 _MAX_PENDING = 5_000  # rows held back when there are no pixels
+_DAY = 24 * 60 * 60  # seconds
 _WAIT_SECONDS = 30  # for another process that writes its rows
 _SEGMENTS = "[1-9]*-*-*.pixels"
 _OWN = ("index.sqlite*", _SEGMENTS, ".*.pixels.*.tmp")
@@ -132,7 +133,7 @@ class CacheFolder:
         self._begin_segment()
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # photographs are private
-            sweep(self._folder)
+            sweep(self._folder, unused_seconds=_DAY)  # homes are shared by machines
         except OSError as error:
             self._give_up(error.strerror or str(error))
 

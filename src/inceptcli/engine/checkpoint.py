@@ -14,9 +14,8 @@ from pathlib import Path
 from torch import Tensor
 
 from inceptcli.engine import resume
-from inceptcli.engine.finetune import as_tensor
 from inceptcli.engine.guard import check_finite
-from inceptcli.engine.resume import Saved
+from inceptcli.engine.resume import Saved, as_tensor
 from inceptcli.engine.training import Training
 from inceptcli.errors import OutputError, StoppedError
 from inceptcli.events import EpochDone, StateSaved, Warned

@@ -127,13 +127,24 @@ class Device:
         dist.broadcast_object_list(box)
         return box[0]
 
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give a network the first process's batch-norm statistics, where each has its own."""
+        if self.world > 1 and not self.shares_batch_norm:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
     @contextmanager
     def first_goes_first(self) -> Iterator[None]:
-        """What all processes do one after another: the others find what the first one left."""
-        if not self.is_first:
+        """What all processes do, in turn: the others find what those before them left.
+
+        The first process, then the first on each other machine, which has a disk of its own, then
+        the rest.
+        """
+        turn = 0 if self.is_first else 1 if os.environ.get("LOCAL_RANK", "0") == "0" else 2
+        for _ in range(turn):
             self.wait()
         yield
-        if self.is_first:
+        for _ in range(2 - turn):
             self.wait()
 
     def wait(self) -> None:
@@ -197,11 +208,18 @@ def _find(name: str, local_rank: int) -> torch.device:
         "cpu": True,
     }
     if name == "auto":
-        name = "cuda" if has["cuda"] else "mps" if has["mps"] else "cpu"
+        alone = process_count() == 1  # mps cannot exchange gradients
+        name = "cuda" if has["cuda"] else "mps" if has["mps"] and alone else "cpu"
     if not has[name]:
         raise ResourceError(
             f"--device {name}: torch {torch.__version__} finds no such device on this machine; "
             "use --device cpu or auto"
+        )
+    if name == "mps" and process_count() > 1:
+        raise UsageError("--device mps: not with several processes; use --device cpu")
+    if name == "cuda" and local_rank >= (count := torch.cuda.device_count()):
+        raise ResourceError(
+            f"more processes than GPUs on this machine; give torchrun --nproc-per-node {count}"
         )
     return torch.device(name, local_rank) if name == "cuda" else torch.device(name)
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from inceptcli import __version__
 from inceptcli.config import DataConfig
 from inceptcli.data.fingerprints import trained_on
+from inceptcli.data.labels import listed
 from inceptcli.data.prepare import Photos
 from inceptcli.engine.calibration import (
     Abstention,
@@ -378,9 +379,8 @@ def _map_advice(unknown: Sequence[str], known: Sequence[str]) -> str:
     return f"give --map '{printable(unknown[0])}=CLASS', or leave that folder out"
 
 
-def _list(names: Sequence[str], most: int = 20) -> str:
-    shown = ", ".join(printable(name) for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+def _list(names: Sequence[str]) -> str:
+    return listed(names, shown=20)
 
 
 def write_predictions(path: Path, evaluation: Evaluation) -> None:

@@ -120,11 +120,8 @@ def begin(
     Raises:
         WeightsError: They cannot be used.
     """
-    if not device.is_first:
-        device.wait()  # for the download, if there is one
-    source = read_source(str(config.weights))
-    if device.is_first:
-        device.wait()
+    with device.first_goes_first():  # for the download, if there is one
+        source = read_source(str(config.weights))
     moved = transfer(model, source, photos.classes)
     shown = printable(str(source.path))
     tensors = len(moved.taken) + len(moved.left)
@@ -212,11 +209,6 @@ def training_mode(training: Training) -> None:
     for name, module in t.model.named_modules():
         if isinstance(module, _BatchNorm) and f"{name}.running_mean" in t.taken:
             module.eval()
-
-
-def as_tensor(data: bytes) -> torch.Tensor:
-    """(n,) uint8, as a state file can hold bytes of any number."""
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0).byte()
 
 
 def _shape(part: torch.Tensor) -> str:

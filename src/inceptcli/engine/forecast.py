@@ -51,6 +51,7 @@ def forecast(
         InceptcliError: As ``run`` does, before its first step.
     """
     with StopRequest() as stop, joined(config) as device:
+        emit = emit if device.is_first else silent
         photos = prepare_photos(config, device, stop, emit)
         with photos.store:
             training = set_up(config, photos, device, Path(), stop, emit)

@@ -158,9 +158,9 @@ def infer_role(
 
     found, parts = ask(classifier.answer, photos, own, watch=all_of_us)
     outputs = device.most(parts[0].shape[1] if parts else 0)
-    logits = torch.zeros(len(photos.names), outputs)
-    there = torch.zeros(len(photos.names))
+    logits, there = torch.zeros(len(chosen), outputs), torch.zeros(len(chosen))
     if parts:
-        logits[found], there[found] = torch.from_numpy(np.concatenate(parts)), 1.0
+        places = np.searchsorted(chosen, found)
+        logits[places], there[places] = torch.from_numpy(np.concatenate(parts)), 1.0
     answered = np.flatnonzero(device.sum(there).cpu().numpy())
-    return Answers(answered, device.sum(logits).cpu()[answered])
+    return Answers(chosen[answered], device.sum(logits).cpu()[answered])

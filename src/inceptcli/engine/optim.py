@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,9 @@ def loss_per_image(
         each = functional.cross_entropy(
             scores, labels, reduction="none", label_smoothing=label_smoothing
         )
-        return each if class_weights is None else each * class_weights[labels]
+        if class_weights is None:
+            return each
+        return each * class_weights.to(each.device)[labels]  # those of validation are on the CPU
 
     return losses
 
@@ -68,6 +71,27 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, lr=lr, fused=parameters[0].is_cuda or None)  # one kernel for all
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take over the slots and the learning rates of a saved optimizer, and no other option.
+
+    Args:
+        optimizer: Made by ``make_optimizer`` for a network on any device.
+        state: The saved one's ``state_dict``, contiguous and on the CPU.
+
+    Raises:
+        ValueError: It is of other groups of parameters.
+    """
+    pairs = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    kept = {"params", "lr"}
+    groups = [then | {k: now[k] for k in now.keys() - kept} for then, now in pairs]
+    # "fused" must be right before: by it torch decides where the steps are counted.
+    optimizer.load_state_dict({**state, "param_groups": groups})
+    for parameter, slots in optimizer.state.items():
+        for name, slot in slots.items():
+            if slot.shape == parameter.shape:  # one kernel for all wants channels-last slots, too
+                slots[name] = torch.empty_like(parameter).copy_(slot)
 
 
 def learning_rate(config: TrainConfig, *, step: int, steps_per_epoch: int) -> float:

@@ -75,7 +75,7 @@ def measure(training: Training) -> Speed:
         val_images=len(t.photos.indices("val")),
         fixed=fixed,
         by_area=by_area,
-        val=(time.monotonic() - started) / len(batch),
+        val=(time.monotonic() - started) / len(batch) / t.device.world,  # each has its share
     )
 
 

@@ -7,7 +7,8 @@ position and the tensors are all there is to keep: no state of any random genera
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,8 @@ def surroundings(device: Device) -> dict[str, Any]:
 def describe_photos(photos: Photos) -> dict[str, Any]:
     """What a resumed training compares its photographs with.
 
+    Lists are tensors of JSON, of which a state file can hold any number of bytes.
+
     Returns:
         ``classes``, and in the same order ``names``, ``roles`` and ``content`` (N, 8) uint8, the
         first bytes of the content's SHA-256, of all photographs that have a role; ``others``: the
@@ -190,11 +193,25 @@ def describe_photos(photos: Photos) -> dict[str, Any]:
     )
     return {
         "classes": list(photos.classes),
-        "names": [photos.names[i] for i in chosen],
-        "roles": photos.roles[chosen].tolist(),
-        "content": torch.frombuffer(bytearray(digests), dtype=torch.uint8).reshape(-1, 8),
-        "others": [photos.names[i] for i in np.flatnonzero(photos.roles == NO_ROLE)],
+        "names": _packed([photos.names[i] for i in chosen]),
+        "roles": _packed(photos.roles[chosen].tolist()),
+        "content": as_tensor(digests).reshape(-1, 8),
+        "others": _packed([photos.names[i] for i in np.flatnonzero(photos.roles == NO_ROLE)]),
     }
+
+
+def as_tensor(data: bytes) -> Tensor:
+    """(n,) uint8, as a state file can hold bytes of any number."""
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0).byte()
+
+
+def _packed(texts: Sequence[str]) -> Tensor:
+    return as_tensor(json.dumps(texts).encode())
+
+
+def _unpacked(data: Tensor) -> list[str]:
+    texts: list[str] = json.loads(data.numpy().tobytes())
+    return texts
 
 
 def unlike_the_best(saved: Saved, config: TrainConfig) -> list[str]:
@@ -220,7 +237,7 @@ def changes(saved: Saved, config: TrainConfig, photos: Photos) -> list[str]:
     then, here = _by_name(before), _by_name(now)
     both = then.keys() & here.keys()
     # Crops and flips of a photograph depend on its place among all files, unusable ones too.
-    others, others_now = set(before.get("others", now["others"])), set(now["others"])
+    others, others_now = set(_unpacked(before["others"])), set(_unpacked(now["others"]))
     counts = {
         "gone": len((then.keys() | others) - (here.keys() | others_now)),
         "new": len((here.keys() | others_now) - (then.keys() | others)),
@@ -234,8 +251,8 @@ def changes(saved: Saved, config: TrainConfig, photos: Photos) -> list[str]:
 
 def _by_name(photos: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:
     content = map(bytes, photos["content"].tolist())
-    pairs = zip(photos["roles"], content, strict=True)
-    return dict(zip(photos["names"], pairs, strict=True))
+    pairs = zip(_unpacked(photos["roles"]), content, strict=True)
+    return dict(zip(_unpacked(photos["names"]), pairs, strict=True))
 
 
 def _restore(state: dict[str, Any]) -> Saved:
@@ -244,7 +261,10 @@ def _restore(state: dict[str, Any]) -> Saved:
         rows = [EpochDone(**row) for row in progress.pop("history")]
         best = tuple(progress.pop("best_score"))
         state["progress"] = Progress(**progress, history=rows, best_score=(best[0], best[1]))
-        return Saved(**state)
+        saved = Saved(**state)
+        for name in ("names", "roles", "others"):
+            _unpacked(saved.photos[name])
+        return saved
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise WeightsError(
             f"the state file lacks or misnames {error}: another version of inceptcli wrote it; "

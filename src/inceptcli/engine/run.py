@@ -29,7 +29,12 @@ from inceptcli.engine.checkpoint import save_now, write_history
 from inceptcli.engine.conclude import TrainResult, conclude
 from inceptcli.engine.device import Device, choose_device, leave, make_deterministic
 from inceptcli.engine.finetune import begin, scale_groups
-from inceptcli.engine.optim import balanced_class_weights, loss_per_image, make_optimizer
+from inceptcli.engine.optim import (
+    balanced_class_weights,
+    load_optimizer,
+    loss_per_image,
+    make_optimizer,
+)
 from inceptcli.engine.plan import Speed, measure, plan
 from inceptcli.engine.resume import Saved
 from inceptcli.engine.signals import StopRequest
@@ -171,6 +176,7 @@ def set_up(
 ) -> Training:
     """A training that stands before its first step; what it begins with may come from a state."""
     config, reasons = adapt(config, photos)
+    _check_shares(config, device)
     torch.manual_seed(config.seed)
     outputs = max(config.min_outputs, len(photos.classes))
     # At a size that is not the tutorial's the last pool takes any: sizes change in training.
@@ -213,6 +219,15 @@ def set_up(
         taken=taken,
         taught=taught,
     )
+
+
+def _check_shares(config: TrainConfig, device: Device) -> None:
+    least = 2 * device.world
+    if device.world > 1 and not device.shares_batch_norm and known(config.batch_size) < least:
+        raise UsageError(
+            f"batches of {config.batch_size} are too small for {device.world} processes, of which "
+            f"each normalises two photographs or more; give -b {least} or fewer processes"
+        )
 
 
 def steps_per_epoch(config: TrainConfig, photos: Photos) -> int:
@@ -269,12 +284,9 @@ def _load(t: Training, saved: Saved) -> None:
     t.model.load_state_dict(saved.model)
     t.average.load_state_dict(saved.average)
     if saved.settings.get("optimizer") == t.config.optimizer:  # another one begins anew
-        groups = t.optimizer.param_groups
-        own = [{key: group[key] for key in group.keys() - {"params", "lr"}} for group in groups]
-        t.optimizer.load_state_dict(saved.optimizer)  # with the options of then, and its step's lr
-        for group, options in zip(t.optimizer.param_groups, own, strict=True):
-            group.update(options)
-    t.scaler.load_state_dict(saved.scaler)
+        load_optimizer(t.optimizer, saved.optimizer)
+    if saved.scaler:  # that of another precision is empty
+        t.scaler.load_state_dict(saved.scaler)
     t.progress = saved.progress
     then, now = saved.settings["batch_size"], known(t.config.batch_size)
     if t.progress.step and not t.progress.change_batches(then, now):
@@ -427,7 +439,7 @@ def _claimed(
 def prepare_photos(
     config: TrainConfig, device: Device, stop: StopRequest, emit: Emit, *, divide: bool = True
 ) -> Photos:
-    """The photographs; the first process looks first, the others then find its cache."""
+    """The photographs; the first process looks first, the others then find its cache on disk."""
     looking = True
 
     def stopping() -> bool:

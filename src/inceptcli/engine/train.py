@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from inceptcli.config import known
 from inceptcli.data.augment import Crop, Indices, change, flip, flip_draws
@@ -95,11 +96,12 @@ def train_one_epoch(training: Training) -> tuple[float, float]:
         seed_dropout(t)
         set_learning_rate(t, len(steps))
         # Other processes wait for this one's part, small as it is: it takes the running statistics.
-        if few and not device.shares_batch_norm:
-            t.parallel.eval()
+        resting = few and not device.shares_batch_norm
+        if resting:
+            rest_batch_norm(t.model)
         losses, correct = train_step(t, batch, total=len(steps[batch.step]))
-        if few:
-            t.parallel.train()
+        if resting:
+            training_mode(t)
         t.average.update((progress.epoch - 1) * len(steps) + progress.step)
         sums += torch.stack([losses.sum(), correct, torch.full_like(correct, len(losses))])
         progress.step += 1
@@ -126,7 +128,7 @@ def train_step(training: Training, batch: Batch, *, total: int) -> tuple[Tensor,
     """
     t = training
     t.optimizer.zero_grad(set_to_none=True)
-    parts = parts_of(batch, t.config.accumulate)
+    parts = parts_of(batch, parts_for_all(t, batch))
     answers = []
     for number, part in enumerate(parts, start=1):
         with t.device.alone(t.parallel, until_last=number < len(parts)):
@@ -141,7 +143,8 @@ def add_gradients(training: Training, batch: Batch, *, total: int) -> tuple[Tens
     """Add the gradients of some images of a batch of ``total``; their losses and hits."""
     t, device = training, training.device
     images = network_input(t, batch)  # (n, 3, S, S) float32
-    labels = torch.from_numpy(t.photos.labels[batch.indices]).to(device.torch_device)  # (n,)
+    labels = torch.from_numpy(t.photos.labels[batch.indices])  # (n,)
+    labels = labels.to(device.torch_device, non_blocking=images.is_cuda)
     with device.autocast():
         logits, *auxiliary = heads(t.parallel(images))  # (n, C) each
     objective = t.objective_of(logits.float(), labels).sum()
@@ -154,14 +157,31 @@ def add_gradients(training: Training, batch: Batch, *, total: int) -> tuple[Tens
     return t.losses_of(logits, labels), (logits.argmax(dim=1) == labels).sum()
 
 
+def parts_for_all(training: Training, batch: Batch) -> int:
+    """In how many parts every process computes its share, such that each has two images or more.
+
+    GPUs exchange batch-norm statistics in each part, so all must have as many.
+    """
+    device, wanted = training.device, training.config.accumulate
+    if wanted == 1:
+        return 1
+    return -device.most(-max(1, min(wanted, len(batch.indices) // 2)))
+
+
 def parts_of(batch: Batch, count: int) -> list[Batch]:
-    """A batch in ``count`` parts of equal size or one less, each of at least two images."""
-    count = max(1, min(count, len(batch.indices) // 2))
+    """A batch in ``count`` parts of equal size or one less."""
     if count == 1:
         return [batch]
     indices = np.array_split(batch.indices, count)
     images = torch.split(batch.images, [len(each) for each in indices])
     return [Batch(batch.step, *pair) for pair in zip(indices, images, strict=True)]
+
+
+def rest_batch_norm(model: nn.Module) -> None:
+    """Let batch norms use the running statistics, and everything else train."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
 
 
 def network_input(training: Training, batch: Batch) -> Tensor:
@@ -205,6 +225,7 @@ def seed_dropout(training: Training) -> None:
 def validate(training: Training) -> Validation:
     """Loss and accuracy over the val role, the same in every process."""
     t = training
+    t.device.share_buffers(t.average.network)
     which, logits = infer_role(t.average.network, t.photos, "val", t.device, watch=val_watch(t))
     check_lost(t)
     if not len(which):

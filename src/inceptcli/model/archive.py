@@ -38,7 +38,7 @@ MAX_BYTES = 2**30  # of a whole file; a resume state with Adam's slots is about 
 MAX_ENTRIES = 10_000
 MAX_DIRECTORY_BYTES = 2**21
 MAX_ENTRY_BYTES = {
-    PICKLE: 2**20,  # names, shapes and plain values: a state with 5,000 epochs of history
+    PICKLE: 2**24,  # names, shapes and plain values: a state with 100,000 epochs of history
     DESCRIPTION: 2**23,
     FINGERPRINTS: 2**26,
 }

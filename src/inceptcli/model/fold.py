@@ -6,6 +6,7 @@ import copy
 from typing import TypeVar
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -27,6 +28,6 @@ def fold_batch_norm(model: Net) -> Net:
 def _fold_sequence(sequence: nn.Sequential) -> None:
     for index in range(len(sequence) - 1):
         conv, norm = sequence[index], sequence[index + 1]
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm):
             sequence[index] = fuse_conv_bn_eval(conv, norm)
             sequence[index + 1] = nn.Identity()

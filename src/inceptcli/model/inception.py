@@ -216,6 +216,19 @@ class InceptionV1Aux(InceptionV1):
         return logits, self.aux1(at_4a), self.aux2(at_4d)
 
 
+class FourByFour(nn.Module):
+    """``AdaptiveAvgPool2d(4)``, whose gradient a GPU also computes the same each time."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, 4, 4): means over windows that cover all places."""
+        for axis in (2, 3):
+            side = maps.shape[axis]
+            windows = [(i * side // 4, -(-(i + 1) * side // 4)) for i in range(4)]
+            means = [maps.narrow(axis, a, b - a).mean(axis, keepdim=True) for a, b in windows]
+            maps = torch.cat(means, axis)
+        return maps
+
+
 def auxiliary_classifier(
     inputs: int, classes: int, *, reference: bool, softmax: bool
 ) -> nn.Sequential:
@@ -225,7 +238,7 @@ def auxiliary_classifier(
     layer. At the reference size the pool is the paper's of 5x5 with stride 3.
     """
     return nn.Sequential(
-        nn.AvgPool2d(5, stride=3) if reference else nn.AdaptiveAvgPool2d(4),  # (N, inputs, 4, 4)
+        nn.AvgPool2d(5, stride=3) if reference else FourByFour(),  # (N, inputs, 4, 4)
         nn.Conv2d(inputs, 128, 1),  # (N, 128, 4, 4)
         nn.ReLU(),
         nn.Flatten(),

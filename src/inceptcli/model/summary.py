@@ -6,6 +6,7 @@ bias counts one for each output that it is added to. MB are 2^20 bytes.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -19,7 +20,7 @@ import torchinfo
 from torch import nn
 from torch.nn import functional
 
-from inceptcli.errors import ResourceError, UsageError
+from inceptcli.errors import ResourceError, UsageError, is_out_of_memory
 from inceptcli.model.inception import (
     BLOCKS,
     INPUT_CHANNELS,
@@ -132,7 +133,7 @@ class MeasuredMemory:
     Attributes:
         peak_bytes: Beyond what the process held before the network was built.
         batch_size: Images a step.
-        device: "cpu" or "cuda".
+        device: "cpu".
         method: How it was measured, to be shown beside the figure.
     """
 
@@ -165,7 +166,7 @@ def layer_table(
         for index, layer in enumerate(_forward_order(layers[0]), start=1)
     )
     total = sum(row.parameters for row in rows)
-    outputs = sum(_product(row.output_shape) for row in rows)
+    outputs = sum(math.prod(row.output_shape) for row in rows)
     input_mb = batch_size * INPUT_CHANNELS * image_size**2 * FLOAT_BYTES / MB
     forward_backward_mb = batch_size * outputs * 2 * FLOAT_BYTES / MB
     parameters_mb = total * FLOAT_BYTES / MB
@@ -214,14 +215,11 @@ def module_tree(arch: str, *, classes: int, image_size: int = REFERENCE_IMAGE_SI
         return str(build(arch, classes, image_size, training=True, softmax=True))
 
 
-def measure_memory(
-    arch: str, *, classes: int, image_size: int, batch_size: int, device: str = "cpu"
-) -> MeasuredMemory:
+def measure_memory(arch: str, *, classes: int, image_size: int, batch_size: int) -> MeasuredMemory:
     """Run two training steps (forward, backward, Adam) in float32 and report the real peak.
 
-    Two, because the optimizer's own memory is there from the second step on. On "cpu" a fresh
-    process makes them, and the figure is how far its resident memory rose at its highest; on
-    "cuda" it is the peak of torch's allocator.
+    Two, because the optimizer's own memory is there from the second step on. A fresh process makes
+    them on the CPU, and the figure is how far its resident memory rose at its highest.
 
     Raises:
         ResourceError: The memory does not suffice, or this system does not tell the peak.
@@ -232,17 +230,17 @@ def measure_memory(
             f"one image of {image_size} px cannot be trained on alone: batch normalisation needs "
             "two values a channel; use --batch-size 2"
         )
-    job = (arch, classes, image_size, batch_size, device)
+    job = (arch, classes, image_size, batch_size)
     try:
-        if device != "cpu":
-            return MeasuredMemory(_cuda_peak(*job), batch_size, device, "peak of torch's allocator")
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
             peak = process.submit(_resident_peak, *job).result()
-        return MeasuredMemory(peak, batch_size, device, "growth of resident memory")
-    except (BrokenProcessPool, MemoryError, torch.OutOfMemoryError) as error:
+        return MeasuredMemory(peak, batch_size, "cpu", "growth of resident memory")
+    except (BrokenProcessPool, MemoryError, RuntimeError) as error:
+        if not (isinstance(error, BrokenProcessPool) or is_out_of_memory(error)):
+            raise
         raise ResourceError(
             f"a step with batch {batch_size} at {image_size} px does not fit into the "
-            f"memory of {device}; try --batch-size {max(1, batch_size // 2)}"
+            f"memory of this machine; try --batch-size {max(1, batch_size // 2)}"
         ) from error
 
 
@@ -308,39 +306,23 @@ def _block_row(name: str, layer: LayerInfo) -> BlockRow:
     )
 
 
-def _product(shape: tuple[int, ...]) -> int:
-    result = 1
-    for length in shape:
-        result *= length
-    return result
-
-
 # Measuring memory
 
 
-def _resident_peak(arch: str, classes: int, image_size: int, batch_size: int, device: str) -> int:
+def _resident_peak(arch: str, classes: int, image_size: int, batch_size: int) -> int:
     """In a process of its own: how far resident memory rises, in bytes."""
     warm_up = nn.Sequential(nn.Conv2d(INPUT_CHANNELS, 1, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    _train_two_steps(warm_up, image_size=8, batch_size=1, device=device)  # what torch loads late
+    _train_two_steps(warm_up, image_size=8, batch_size=1)  # what torch loads late
     before = _resident_bytes("VmRSS")
     network = build(arch, classes, image_size, training=True)
-    _train_two_steps(network, image_size=image_size, batch_size=batch_size, device=device)
+    _train_two_steps(network, image_size=image_size, batch_size=batch_size)
     return _resident_bytes("VmHWM") - before
 
 
-def _cuda_peak(arch: str, classes: int, image_size: int, batch_size: int, device: str) -> int:
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    network = build(arch, classes, image_size, training=True)
-    _train_two_steps(network, image_size=image_size, batch_size=batch_size, device=device)
-    return torch.cuda.max_memory_allocated(device) - before
-
-
-def _train_two_steps(network: nn.Module, *, image_size: int, batch_size: int, device: str) -> None:
-    network.to(device)
+def _train_two_steps(network: nn.Module, *, image_size: int, batch_size: int) -> None:
     optimizer = torch.optim.Adam(network.parameters())
-    images = torch.zeros(batch_size, INPUT_CHANNELS, image_size, image_size, device=device)
-    labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
+    images = torch.zeros(batch_size, INPUT_CHANNELS, image_size, image_size)
+    labels = torch.zeros(batch_size, dtype=torch.int64)
     for _ in range(2):
         optimizer.zero_grad()
         losses = [functional.cross_entropy(each, labels) for each in heads(network(images))]
