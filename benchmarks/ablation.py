@@ -23,7 +23,7 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
     "weight decay, which makes AdamW Adam": {"weight_decay": 0.0},
     "warm-up": {"warmup_epochs": 0.0},
     "cosine (constant instead)": {"schedule": "constant"},
-    "small batches (32 instead)": {"batch_size": 32},
+    "batches of 32 (8 instead)": {"batch_size": 8},
     "label smoothing": {"label_smoothing": 0.0},
     "flips": {"flips": "none"},
     "crops": {"crop_area": 1.0},

@@ -23,7 +23,7 @@ from inceptcli.data.augment import (
     uniform_draws,
 )
 from inceptcli.data.prepare import prepare
-from inceptcli.engine.adapt import adapt
+from inceptcli.engine.adapt import _batch_size, adapt
 from inceptcli.engine.average import Average
 from inceptcli.engine.optim import loss_per_image, train_size
 from inceptcli.errors import UsageError
@@ -179,6 +179,13 @@ def test_rules_choose_what_is_open_and_say_why(uneven: Path) -> None:
     assert set(reasons) == {"batch_size", "lr", "warmup_epochs", "class_weights"}
     assert all(reason.startswith("rule: ") for reason in reasons.values())
     assert adapt(chosen, photos) == (chosen, {})
+
+
+@pytest.mark.parametrize(
+    ("images", "batch"), [(2, 8), (399, 8), (400, 16), (799, 16), (800, 32), (10**6, 32)]
+)
+def test_few_pictures_come_in_small_batches(images: int, batch: int) -> None:
+    assert _batch_size(images)[0] == batch
 
 
 def test_rules_leave_what_was_typed(uneven: Path) -> None:
