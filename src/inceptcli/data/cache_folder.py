@@ -268,16 +268,16 @@ class CacheFolder:
         return f"the cache at {printable(str(self._folder))}"
 
 
-def cache_size(folder: Path | None = None) -> int:
+def cache_size() -> int:
     """Bytes that the cache takes on disk."""
-    versions = _versions(folder or default_cache_folder())
+    versions = _versions(default_cache_folder())
     return sum(status.st_size for version in versions for _, status in _files(version, *_OWN))
 
 
-def cache_list(folder: Path | None = None) -> list[CacheEntry]:
+def cache_list() -> list[CacheEntry]:
     """What is cached, one entry for each size and way of fitting, the last used first."""
     entries: dict[tuple[int, str], CacheEntry] = {}
-    for path, status in _files((folder or default_cache_folder()) / VERSION, _SEGMENTS):
+    for path, status in _files(default_cache_folder() / VERSION, _SEGMENTS):
         size, resize, _ = path.name.split("-", 2)
         key = int(size), resize
         old = entries.get(key, CacheEntry(*key, 0, 0, 0.0))
@@ -290,19 +290,18 @@ def cache_list(folder: Path | None = None) -> list[CacheEntry]:
     return sorted(entries.values(), key=lambda entry: -entry.last_used)
 
 
-def cache_clear(folder: Path | None = None) -> int:
+def cache_clear() -> int:
     """Remove every file of ours in the cache folder, and nothing else; return the bytes freed.
 
     Raises:
         OutputError: A file could not be removed.
     """
-    folder = folder or default_cache_folder()
-    before = cache_size(folder)
+    folder, before = default_cache_folder(), cache_size()
     for version in _versions(folder):
         _clear(version)
         with suppress(OSError):  # somebody else's file is in it
             version.rmdir()
-    if after := cache_size(folder):
+    if after := cache_size():
         raise OutputError(
             f"{after} bytes of the cache at {printable(str(folder))} could not be removed; "
             "end the programs that use it and try again"

@@ -9,11 +9,10 @@ from pathlib import Path
 _GROUP = Path("/sys/fs/cgroup")
 
 
-def default_workers(*, processes: int | None = None) -> int:
-    """Decoding processes for each of ``processes`` trainers on this machine, at least one.
+def default_workers() -> int:
+    """Decoding processes for each process that torchrun has started here, at least one.
 
     Counts the processors that this process may use (affinity) and its control group's quota.
-    Without a number there are as many trainers as torchrun has started here.
     """
     count = float(os.cpu_count() or 1)
     if hasattr(os, "sched_getaffinity"):
@@ -21,9 +20,7 @@ def default_workers(*, processes: int | None = None) -> int:
     with suppress(OSError, ValueError):  # another system, or "max"
         quota, period = (_GROUP / "cpu.max").read_text().split()
         count = min(count, int(quota) / int(period))
-    if processes is None:
-        processes = processes_here()
-    return max(1, round(count) // processes)
+    return max(1, round(count) // processes_here())
 
 
 def processes_here() -> int:

@@ -97,11 +97,9 @@ def read(
     *,
     workers: int,
     want_facts: bool = False,
-    timeout: float = 60,
-    stopping: Callable[[], bool] = never,
 ) -> Iterator[Looked]:
     """Read files with processes of this call's own; see :class:`Reader`."""
-    with Reader(spec, workers=workers, timeout=timeout, stopping=stopping) as reader:
+    with Reader(spec, workers=workers) as reader:
         yield from reader.read(paths, want_facts=want_facts)
 
 

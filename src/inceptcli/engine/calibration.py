@@ -194,18 +194,18 @@ def _measure(log_p: Floats, labels: Labels) -> Reliability:
     )
 
 
-def reliability(probabilities: Floats, labels: Labels, *, bins: int = BINS) -> list[Bin]:
+def reliability(probabilities: Floats, labels: Labels) -> list[Bin]:
     """Confidence against accuracy in bins of equal width (Guo et al. 2017, section 2).
 
     The confidence of an image is the probability of its predicted output; bin m of M holds the
     confidences in ((m - 1) / M, m / M].
     """
     confidence, right = _answers(probabilities, labels)
-    edges = np.linspace(0, 1, bins + 1)
-    where = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
-    images = np.bincount(where, minlength=bins)
+    edges = np.linspace(0, 1, BINS + 1)
+    where = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, BINS - 1)
+    images = np.bincount(where, minlength=BINS)
     means = [
-        np.bincount(where, weights=values, minlength=bins) / np.maximum(images, 1)
+        np.bincount(where, weights=values, minlength=BINS) / np.maximum(images, 1)
         for values in (confidence, right)
     ]
     rows = zip(edges[:-1].tolist(), edges[1:].tolist(), images.tolist(), *means, strict=True)

@@ -89,7 +89,7 @@ def score(
         temperature: What logits are divided by for probabilities (AUC and calibration).
         positive: The class that a test is for; of two classes the second unless named.
         seed: Of the bootstrap.
-        intervals: False leaves them out, as after an epoch of training.
+        intervals: False leaves them out, since they take most of the time.
 
     Raises:
         DataError: There is no image.

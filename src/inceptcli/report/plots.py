@@ -23,7 +23,7 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 MAX_CELLS = 40  # classes up to which a confusion matrix carries names and counts
 
 
-def curves(history: Sequence[EpochDone], *, val_name: str = "val") -> bytes:
+def curves(history: Sequence[EpochDone]) -> bytes:
     """Accuracy and loss of train and val side by side, the best epoch marked."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -32,9 +32,8 @@ def curves(history: Sequence[EpochDone], *, val_name: str = "val") -> bytes:
     for axes, name in ((left, "accuracy"), (right, "loss")):
         for role, colour, style in (("train", BLUE, "--"), ("val", ORANGE, "-")):
             values = [getattr(row, f"{role}_{name}") for row in history]
-            label = val_name if role == "val" else role
             marker = "o" if len(history) == 1 else ""
-            axes.plot(epochs, values, style, color=colour, label=label, marker=marker)
+            axes.plot(epochs, values, style, color=colour, label=role, marker=marker)
         for epoch in best:
             axes.axvline(epoch, color=GREY, linestyle=":", label=f"best epoch: {epoch}")
     return _by_epoch(figure, left, right)
