@@ -20,6 +20,7 @@ from sklearn.datasets import load_sample_images
 
 from inceptcli import __version__
 from inceptcli.console import print_table, say
+from inceptcli.data.folder import list_images
 from inceptcli.files import write_json
 
 Case = Callable[[], float]  # does its work once and gives a rate: more is better
@@ -180,8 +181,7 @@ def write_photographs(folder: Path, source: Path | None, *, count: int, side: in
         side: Of the shorter side; the longer one is a third longer above 1,000 pixels, as cameras
             have it. Smaller pictures are enlarged.
     """
-    originals = [path for path in sorted(source.rglob("*")) if path.is_file()] if source else []
-    originals = [path for path in originals if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
+    originals = list_images(source, recursive=True) if source else []
     originals = originals[:: max(1, len(originals) // count)]
     pieces = [Image.fromarray(image) for image in load_sample_images().images]
     draw = np.random.default_rng(0)

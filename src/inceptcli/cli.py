@@ -1149,9 +1149,9 @@ def train(
     script_lines = config.recipe == "tutorial"
     with _listening(script_lines, tensorboard=tensorboard, as_json=as_json) as listener:
         if dry_run:
-            forecast_ = forecast(config, sources=sources, emit=listener)
+            expected = forecast(config, sources=sources, emit=listener)
             if is_first_process():
-                show.forecast(forecast_, as_json=as_json)
+                show.forecast(expected, as_json=as_json)
             return
         result = run(
             config,
