@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from inceptcli.cli import _seconds, main
+from inceptcli.cli import main, options
 from inceptcli.config import TrainConfig, resolve
 from inceptcli.data.prepare import prepare
 from inceptcli.engine import find_lr
@@ -105,13 +105,13 @@ def test_no_time_is_refused() -> None:
     ("text", "seconds"), [("90s", 90), ("30m", 1800), ("1.5h", 5400), ("1h30m5s", 5405)]
 )
 def test_durations(text: str, seconds: float) -> None:
-    assert _seconds(text) == seconds
+    assert options.seconds(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "30", "m", "5x", "1.2.3m", "30m1h"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--time"):
-        TrainConfig(root=Path(), time_seconds=_seconds(text))
+        TrainConfig(root=Path(), time_seconds=options.seconds(text))
 
 
 def test_the_suggestion_lies_below_the_lowest_loss() -> None:

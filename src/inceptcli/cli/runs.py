@@ -1,0 +1,56 @@
+"""``inceptcli runs``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inceptcli import show
+from inceptcli.cli.options import Json
+from inceptcli.errors import UsageError
+from inceptcli.runfolder import RUNS, check_target
+
+
+def runs(
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUNS", help="The folder that they lie in.", show_default=True)
+    ] = Path(RUNS),
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="A B", help="Lay the curves of two runs, named or by path, over one another."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PNG",
+            help="With --compare: draw them there. Without it: RUNS/A-and-B.png.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the runs: what each was trained on, how good it is, and whether it is finished.
+
+    Example: inceptcli runs --compare first second
+    """
+    from inceptcli.report import runs as report
+
+    if compare is None:
+        if output is not None:
+            raise UsageError("-o goes with --compare; give that as well")
+        show.runs(report.list_runs(folder), folder, as_json=as_json)
+        return
+    paths = [report.find_run(folder, name) for name in compare]
+    pair = report.compare_runs(*paths)
+    if output is None:
+        output = folder / f"{paths[0].name}-and-{paths[1].name}.png"
+    check_target(output, (".png",))
+    from inceptcli.report.pictures import write_comparison
+
+    write_comparison(output, pair)
+    show.run_pair(pair, output, as_json=as_json)
