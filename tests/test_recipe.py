@@ -182,10 +182,14 @@ def test_rules_choose_what_is_open_and_say_why(uneven: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "batch"), [(2, 8), (399, 8), (400, 16), (799, 16), (800, 32), (10**6, 32)]
+    ("images", "epochs", "batch"),
+    [
+        *((2, 40, 8), (399, 40, 8), (400, 40, 16), (799, 40, 16), (800, 40, 32), (10**6, 1, 32)),
+        *((800, 8, 32), (800, 7, 16), (800, 3, 8), (6399, 1, 16), (6400, 1, 32)),
+    ],
 )
-def test_few_pictures_come_in_small_batches(images: int, batch: int) -> None:
-    assert _batch_size(images)[0] == batch
+def test_few_pictures_or_epochs_come_in_small_batches(images: int, epochs: int, batch: int) -> None:
+    assert _batch_size(images, epochs)[0] == batch
 
 
 def test_rules_leave_what_was_typed(uneven: Path) -> None:

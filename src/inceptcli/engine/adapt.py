@@ -15,7 +15,7 @@ import numpy as np
 from inceptcli.config import TrainConfig, known
 from inceptcli.data.prepare import Photos
 
-STEPS_PER_EPOCH = 25  # wanted at least, by smaller batches; measured in docs/recipe.md
+STEPS_PER_EPOCH, STEPS = 25, 200  # wanted at least, by smaller batches; measured in docs/recipe.md
 SMALLEST_BATCH, LARGEST_BATCH = 8, 32
 LR_OF_32 = {"adam": 1e-3, "adamw": 2e-3, "sgd": 5e-2}  # in batches of 32
 WITH_WEIGHTS = 0.5  # of that rate: what is there already is not to be lost
@@ -33,7 +33,7 @@ def adapt(config: TrainConfig, photos: Photos) -> tuple[TrainConfig, dict[str, s
     counts = np.bincount(labels, minlength=len(photos.classes))
     chosen: dict[str, tuple[Any, str]] = {}
     if config.batch_size is None:
-        chosen["batch_size"] = _batch_size(len(labels))
+        chosen["batch_size"] = _batch_size(len(labels), config.epochs)
     batch_size = known(chosen["batch_size"][0] if "batch_size" in chosen else config.batch_size)
     if config.lr is None:
         lr = LR_OF_32[config.optimizer] * math.sqrt(batch_size / 32)
@@ -49,10 +49,11 @@ def adapt(config: TrainConfig, photos: Photos) -> tuple[TrainConfig, dict[str, s
     return replace(config, **values), {name: reason for name, (_, reason) in chosen.items()}
 
 
-def _batch_size(images: int) -> tuple[int, str]:
-    """The largest power of two that leaves ``STEPS_PER_EPOCH`` steps, within the limits."""
-    fitting = max(SMALLEST_BATCH, min(LARGEST_BATCH, images // STEPS_PER_EPOCH))
-    return 2 ** int(math.log2(fitting)), f"rule: {images:,} training images"
+def _batch_size(images: int, epochs: int) -> tuple[int, str]:
+    """The largest power of two that leaves enough steps an epoch and in all, within the limits."""
+    fitting = min(images // STEPS_PER_EPOCH, images * epochs // STEPS)
+    fitting = max(SMALLEST_BATCH, min(LARGEST_BATCH, fitting))
+    return 2 ** int(math.log2(fitting)), f"rule: {images:,} training images, {epochs} epochs"
 
 
 def _class_weights(counts: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[str, str]:
