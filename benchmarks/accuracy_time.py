@@ -8,6 +8,8 @@ seconds shall mean anything. Results are written after each training; those foun
 from __future__ import annotations
 
 import argparse
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
@@ -15,10 +17,10 @@ from typing import Any
 
 import torch
 from benchmarks.trainings import Kept, options_of, train_divided
+from matplotlib.figure import Figure
 
 from inceptcli.console import print_table, result, say
 from inceptcli.files import write_bytes
-from inceptcli.report.plots import accuracy_time
 
 RECIPES = ("tutorial", "default")
 LAST = 5  # epochs whose mean is a recipe's final accuracy
@@ -40,7 +42,7 @@ def main() -> None:
             recipe: [_curve(one) for one in trainings if one["recipe"] == recipe]
             for recipe in options.recipes
         }
-        write_bytes(options.plot, accuracy_time(curves))
+        write_bytes(options.plot, _draw(curves))
 
 
 def _options() -> argparse.Namespace:
@@ -81,6 +83,29 @@ def _curve(training: dict[str, Any]) -> tuple[list[float], list[float]]:
         total += row["seconds"]
         seconds.append(total)
     return seconds, [row["val_accuracy"] for row in training["history"]]
+
+
+def _draw(curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]) -> bytes:
+    """Val accuracy against seconds of training: for each recipe one line a seed.
+
+    Args:
+        curves: Recipe -> for each seed the seconds so far and the accuracy after each epoch.
+    """
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    styles = zip(("#666666", "#0072B2", "#D55E00"), ("--", "-", ":"), strict=True)
+    for (name, lines), (colour, style) in zip(curves.items(), styles, strict=False):
+        for number, (seconds, accuracy) in enumerate(lines):
+            label = name if number == 0 else None
+            marker = "o" if len(seconds) == 1 else ""
+            axes.plot(seconds, accuracy, style, color=colour, label=label, marker=marker, alpha=0.8)
+    axes.set(xlabel="seconds of training and validation", ylabel="val accuracy")
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
 
 
 def _print(trainings: list[dict[str, Any]]) -> None:

@@ -112,6 +112,41 @@ def test_a_finished_run_has_nothing_to_resume(
     assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
 
 
+def test_a_resume_keeps_what_a_run_began_with(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its command and where its settings came from; and a loss in other units is refused."""
+    copy = shutil.copytree(trained, tmp_path / "copy")
+    before = json.loads((copy / "config.json").read_text())
+    more = ("train", "--resume", copy, "--allow-change")
+    assert call(*more, "--class-weights", "balanced") == 3
+    assert "another --class-weights" in capsys.readouterr().err
+    assert call(*more, "--epochs", 3) == 0
+    after = json.loads((copy / "config.json").read_text())
+    assert (after["command"], after["started"]) == (before["command"], before["started"])
+    assert before["sources"]["seed"] == "default"
+    assert after["sources"] == before["sources"] | {"epochs": "option"}
+
+
+@pytest.mark.parametrize("word", ["--find-lr", "--dry-run"])
+def test_tests_before_a_training_are_not_for_one_that_goes_on(
+    trained: Path, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("train", "--resume", trained, word) == 2
+    assert "leave out --resume" in capsys.readouterr().err
+
+
+def test_a_positive_class_that_is_none_costs_nothing(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (trained / "best_model.pth").read_bytes()
+    words = ("evaluate", "-m", trained, "--positive", "catt", "--min-precision", 0.4, "--save")
+    assert call(*words, "-j", 0, "-o", tmp_path / "e") == 2
+    assert "the classes are 'cat', 'dog', 'eel'" in capsys.readouterr().err
+    assert (trained / "best_model.pth").read_bytes() == before
+    assert not (tmp_path / "e").exists()
+
+
 def test_pictures_that_a_kill_prevented_are_drawn_at_a_resume(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -177,6 +177,10 @@ def test_evaluate_measures_the_mean_and_names_its_members(
     assert figures["accuracy"] == pytest.approx(np.mean(right))
     loss = -np.mean([np.log(row[name]) for row, name in zip(rows, names, strict=True)])
     assert figures["loss"] == pytest.approx(loss, rel=1e-3)
+    assert call(*words, "-m", two[0], "-m", two[1]) == 0
+    table = capsys.readouterr().out
+    assert "cross-entropy of the calibrated mean" in table
+    assert "before and after" not in table  # the temperatures are in the mean
 
 
 def test_one_file_without_views_is_as_it_was(two: tuple[Path, Path]) -> None:

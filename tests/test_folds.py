@@ -180,6 +180,21 @@ def test_repeats_have_other_seeds(
     assert "repeat2 is finished" in capsys.readouterr().err
 
 
+def test_trainings_in_a_given_time_share_it_and_are_alike(photos: Path, tmp_path: Path) -> None:
+    words = ("train", photos, "--repeats", 2, "--group", "none", *SMALL, "--time", "20s")
+    assert call(*words, "--name", "r") == 0
+    first, second = (
+        json.loads((tmp_path / "runs" / "r" / name / "config.json").read_text())
+        for name in ("repeat1", "repeat2")
+    )
+    assert first["settings"]["time_seconds"] == 10
+    assert first["sources"]["train_sizes"].startswith("planned for 10 s")
+    assert second["sources"]["train_sizes"] == "planned for repeat1"
+    assert first["sources"]["epochs"] == second["sources"]["epochs"] == "option"  # typed in SMALL
+    for name in ("epochs", "train_sizes"):
+        assert second["settings"][name] == first["settings"][name]
+
+
 def test_repeats_of_folds_divide_anew(photos: Path, tmp_path: Path) -> None:
     config = settings(photos, tmp_path / "run", folds=2, repeats=2)
     with pytest.raises(BegunError, match="repeat1-fold1: training 1 of 4"):

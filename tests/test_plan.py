@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -19,11 +20,12 @@ from inceptcli.engine.optim import train_size
 from inceptcli.engine.plan import MARGIN, MOST, Speed, plan
 from inceptcli.engine.run import set_up
 from inceptcli.engine.signals import StopRequest
+from inceptcli.engine.train import out_of_time
 from inceptcli.errors import DataError, UsageError
 from inceptcli.events import silent
 from inceptcli.runfolder import claim_run
 
-SPEED = Speed(images=1000, val_images=100, fixed=1e-3, by_area=1e-6, val=2e-2)
+SPEED = Speed(images=1000, val_images=100, fixed=1e-3, by_area=1e-6, val=2e-2, save=0.3)
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +39,7 @@ def settings(seconds: float, **more: object) -> TrainConfig:
 
 def by_hand(config: TrainConfig) -> float:
     each = [1000 * (1e-3 + 1e-6 * train_size(config, e + 1) ** 2) for e in range(config.epochs)]
-    return sum(each) + config.epochs * 100 * 2e-2
+    return sum(each) + config.epochs * (100 * 2e-2 + 0.3)
 
 
 @pytest.mark.parametrize("seconds", [60, 600, 1800])
@@ -94,6 +96,18 @@ def test_pictures_that_shrink_are_measured_as_they_are(
         speed = plan_module.measure(training)
     assert speed.training(32) == pytest.approx(32**2 / 1000)
     assert speed.training(64) == pytest.approx(64**2 / 1000)
+    assert speed.save > 0
+    assert not (tmp_path / "last.pth").exists()
+
+
+@pytest.mark.parametrize(("saving", "over"), [(2.9, False), (3.1, True)])
+def test_the_time_for_saving_counts(saving: float, over: bool) -> None:
+    training = Mock()
+    training.progress.history = [Mock(seconds=3.0), Mock(seconds=2.0)]
+    training.config.time_seconds = 10.0
+    training.saving.seconds = saving
+    training.device.most = int
+    assert out_of_time(training) == over
 
 
 def test_no_time_is_refused() -> None:

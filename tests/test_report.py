@@ -158,6 +158,25 @@ def test_a_page_of_very_much_stays_below_the_limit(run: Path) -> None:
     Parsed(small)
 
 
+def test_photographs_that_no_matrix_could_show_are_left_out(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inceptcli.report.content.MATRIX_CLASSES", 2)
+    assert call("evaluate", "-m", run, "--report", run.parent / "many.html", "-j", 0) == 0
+    text = (run.parent / "many.html").read_text("utf-8")
+    stored = re.findall(r'id="photos">(.*?)</script>', text, re.DOTALL)[0]
+    assert json.loads(stored) == {"names": [], "photos": [], "matrix": []}
+    assert 'id="matrix"' not in text
+
+
+def test_a_page_shows_a_mean_once(run: Path) -> None:
+    words = ("evaluate", "-m", run, "--tta", "flips", "--report", run.parent / "mean.html")
+    assert call(*words, "-j", 0) == 0
+    page = Parsed((run.parent / "mean.html").read_text("utf-8"))
+    assert "ece_after" in page.rows
+    assert "ece_before" not in page.rows
+
+
 def test_a_fault_in_the_report_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

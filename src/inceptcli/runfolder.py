@@ -269,11 +269,13 @@ def read_description(folder: Path) -> dict[str, Any]:
     raise DataError(printable(f"{path} holds no settings; give another run"))
 
 
-def started(folder: Path) -> str:
-    """When the run in a folder was begun, local time, ISO 8601: now, unless it is resumed."""
-    with suppress(DataError, KeyError):
-        return str(read_description(folder)["started"])
-    return datetime.now().isoformat(timespec="seconds")
+def beginning(folder: Path) -> dict[str, Any]:
+    """``started`` (local time, ISO 8601) and ``command`` of a run: now's, unless it goes on."""
+    now = {"started": datetime.now().isoformat(timespec="seconds"), "command": sys.argv}
+    with suppress(DataError):
+        then = read_description(folder)
+        return {name: then.get(name, value) for name, value in now.items()}
+    return now
 
 
 def is_in_use(folder: Path) -> bool:

@@ -326,6 +326,11 @@ def _figure_rows(result: Evaluation) -> list[tuple[str, str]]:
         "macro_f1": "macro F1",
         "auc": "ROC AUC (macro, one against the rest)",
     }
+    from inceptcli.engine.predict import is_averaged
+
+    averaged = is_averaged(result.weights)
+    if averaged:
+        names["loss"] = "loss (cross-entropy of the calibrated mean)"
     rows = [(shown, _figure(figures, name)) for name, shown in names.items()]
     if result.rejected:
         name = f"accuracy, {result.rejected:,} unreadable files as wrong"
@@ -334,6 +339,12 @@ def _figure_rows(result: Evaluation) -> list[tuple[str, str]]:
     if figures.binary is not None:
         rows += _binary(figures.binary)
     before, after = figures.calibration.before, figures.calibration.after
+    if averaged:
+        return [
+            *rows,
+            ("calibration error", f"{after.ece:.4f}"),
+            ("Brier score", f"{after.brier:.4f}"),
+        ]
     rows.append(("calibration error, before and after", f"{before.ece:.4f}  {after.ece:.4f}"))
     rows.append(("Brier score, before and after", f"{before.brier:.4f}  {after.brier:.4f}"))
     return rows

@@ -57,7 +57,7 @@ from inceptcli.runfolder import (
     SPLIT,
     is_finished,
     latest_run,
-    read_settings,
+    read_description,
 )
 
 if TYPE_CHECKING:
@@ -341,7 +341,7 @@ def train(
             "--allow-change",
             rich_help_panel=OUTPUT,
             help="With --resume: go on although photographs or settings have changed; not "
-            "--img-size, --resize, --monitor.",
+            "--img-size, --resize, --monitor, --class-weights.",
         ),
     ] = False,
     save_minutes: Annotated[
@@ -388,11 +388,12 @@ def train(
     """
     typed = settings(ctx, TrainConfig)
     if resume is not None:
+        if find_rate or dry_run:
+            raise UsageError("--find-lr and --dry-run are for a new training; leave out --resume")
         config, sources = _resumed(resume, typed)
         changed = typed.keys() - FREE_TO_CHANGE
         if not changed and config.output is not None and _is_complete(config.output):
-            console.say("nothing to do: this training is finished; evaluate and predict use it")
-            show.finished(config.output, as_json=as_json)
+            _finished(config.output, as_json=as_json)
             return
     elif root is None:
         raise UsageError("train: which photographs? give a folder, as in: inceptcli train data/")
@@ -417,6 +418,14 @@ def train(
                 allow_change=allow_change,
                 as_json=as_json,
             )
+
+
+def _finished(run: Path, *, as_json: bool) -> None:
+    from inceptcli.engine.device import is_first_process
+
+    if is_first_process():
+        console.say("nothing to do: this training is finished; evaluate and predict use it")
+        show.finished(run, as_json=as_json)
 
 
 def _is_complete(run: Path) -> bool:
@@ -449,7 +458,8 @@ def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, st
                 f"--resume goes on with a run in its own folder, on its own split; leave out "
                 f"{option_name(name)}"
             )
-    stored = read_settings(folder)
+    description = read_description(folder)
+    stored = description["settings"]
     for name in BEGINNINGS:
         if name in typed and plain(typed[name]) != stored.get(name):
             raise UsageError(
@@ -459,7 +469,9 @@ def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, st
     settings = stored | typed | {"output": folder, "overwrite": False}
     if not (settings.get("folds") or settings.get("repeats")):
         settings["split"] = folder / SPLIT
-    sources = dict.fromkeys(stored, "the run") | dict.fromkeys(typed, "option")
+    told = description.get("sources")
+    sources = dict.fromkeys(stored, "the run") | (told if isinstance(told, dict) else {})
+    sources |= dict.fromkeys(typed, "option")
     try:
         return TrainConfig.from_json(settings), sources
     except (TypeError, ValueError) as error:

@@ -101,6 +101,7 @@ def finish(training: Training) -> None:
 
 
 def _save(t: Training, *, must: bool) -> None:
+    started = time.monotonic()
     if t.device.is_first:
         try:
             _write(t)
@@ -113,6 +114,7 @@ def _save(t: Training, *, must: bool) -> None:
             t.saving.behind = False
             t.emit(StateSaved(t.progress.epoch, t.progress.step))
     t.saving.at = time.monotonic()
+    t.saving.seconds += t.saving.at - started
 
 
 def _write(t: Training) -> None:

@@ -26,7 +26,7 @@ from inceptcli.engine.calibration import (
 )
 from inceptcli.engine.comparison import Comparison, compare
 from inceptcli.engine.figures import Figures
-from inceptcli.engine.metrics import mistakes, score
+from inceptcli.engine.metrics import check_positive, mistakes, score
 from inceptcli.engine.predict import Network, Watch, nobody, softmax
 from inceptcli.errors import DataError, UsageError, WeightsError
 from inceptcli.events import Emit, Notice, Warned, silent
@@ -190,6 +190,7 @@ def evaluate(
             "choose another --role"
         )
     known = network.classes or network.outputs
+    check_positive(positive, known)
     index_of = align(photos.classes, known, class_map or {}, emit)
     which, logits = network.infer(photos, role, device, watch=watch)
     return Evaluation(

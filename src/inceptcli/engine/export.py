@@ -29,7 +29,7 @@ from inceptcli.engine.onnx import Description, OnnxNetwork, open_onnx
 from inceptcli.engine.parity import Parity, compare, photographs, proven, speeds, spread
 from inceptcli.engine.predict import BATCH_SIZE
 from inceptcli.errors import DataError, ResourceError, UsageError, WeightsError
-from inceptcli.events import Emit, Notice, silent
+from inceptcli.events import Emit, Notice, Warned, silent
 from inceptcli.files import printable, write_bytes
 from inceptcli.model.pipeline import Pipeline
 
@@ -341,11 +341,16 @@ def _smaller(
             batches = [photos.store.take(some[start : start + BATCH_SIZE])[0] for start in starts]
             graph = int8(graph, [pixels for pixels in batches if len(pixels)])
         data = _finished(graph, network, order.precision)
-        return data, _cost(network, open_onnx(data, order.output), photos, role, order)
+        return data, _cost(network, open_onnx(data, order.output), photos, role, order, emit)
 
 
 def _cost(
-    network: Loaded, smaller: OnnxNetwork, photos: Photos, role: str, order: Order
+    network: Loaded,
+    smaller: OnnxNetwork,
+    photos: Photos,
+    role: str,
+    order: Order,
+    emit: Emit,
 ) -> Accuracy:
     before: Evaluation = evaluate(network, photos, role, choose_device("cpu", "fp32"))
     after = evaluate(smaller, photos, role, None)
@@ -359,6 +364,8 @@ def _cost(
             f"{role} rightly, the weights {cost.before:.4f}: more than --max-drop "
             f"{order.max_drop:g} is lost; {printable(str(order.output))} is not written"
         )
+    if compared.few_groups:
+        emit(Warned(f"{cost.images} photographs are too few to tell what is lost; see --check"))
     return cost
 
 

@@ -7,7 +7,6 @@ training is a run like any other, in a folder of its own below the run folder.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,10 +36,10 @@ from inceptcli.runfolder import (
     PREVIOUS,
     SPLIT,
     RunLock,
+    beginning,
     claim_run,
     is_finished,
     read_settings,
-    started,
 )
 
 
@@ -132,7 +131,8 @@ def run_folds(
                 emit(Notice(f"{name} is finished"))
                 continue
             emit(Notice(f"{name}: training {number} of {len(parts)}"))
-            after(_train(part, folder / name, sources or {}, stop, emit))
+            part, told = _as_planned(part, parts[0], sources or {})
+            after(_train(part, folder / name, told, stop, emit))
             write_json(folder / FOLDS, _pooled(folder, parts[:number]).to_json())
         result = _pooled(folder, parts)
         write_json(folder / FOLDS, result.to_json())  # a kill may have come before the last one
@@ -142,6 +142,7 @@ def run_folds(
 def _parts(config: TrainConfig, folder: Path) -> list[TrainConfig]:
     """The settings of each training: repeats have other seeds, folds a split of their own."""
     parts = []
+    count = (config.repeats or 1) * (config.folds or 1)
     for repeat in range(config.repeats or 1):
         for fold in range(config.folds or 1):
             words = [f"repeat{repeat + 1}"] * bool(config.repeats)
@@ -153,11 +154,27 @@ def _parts(config: TrainConfig, folder: Path) -> list[TrainConfig]:
                 split=folder / f"{name}.csv" if config.folds else config.split,
                 output=folder / name,
                 name=None,
+                time_seconds=config.time_seconds and config.time_seconds / count,
                 folds=None,
                 repeats=None,
             )
             parts.append(part)
     return parts
+
+
+def _as_planned(
+    part: TrainConfig, first: TrainConfig, sources: Mapping[str, str]
+) -> tuple[TrainConfig, dict[str, str]]:
+    """With ``--time`` the epochs and sizes of the first training, so that all are alike."""
+    told = dict(sources)
+    if first.time_seconds is None or part is first or first.output is None:
+        return part, told
+    then = TrainConfig.from_json(read_settings(first.output))
+    for name in ("epochs", "train_sizes"):
+        if told.get(name) != "option":
+            told[name] = f"planned for {first.output.name}"
+    part = replace(part, epochs=then.epochs, train_sizes=then.train_sizes, time_seconds=None)
+    return part, told
 
 
 def _begin(
@@ -232,8 +249,7 @@ def _description(config: TrainConfig, folder: Path, sources: Mapping[str, str]) 
         "settings": config.to_json(),
         "sources": dict(sources),
         "versions": {"inceptcli": __version__},
-        "started": started(folder),
-        "command": sys.argv,
+        **beginning(folder),
     }
 
 

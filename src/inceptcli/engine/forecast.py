@@ -68,7 +68,7 @@ def forecast(
             epochs=config.epochs,
             images_per_second=speed.images
             * config.epochs
-            / (total - config.epochs * speed.val_images * speed.val),
+            / (total - config.epochs * (speed.val_images * speed.val + speed.save)),
             epoch_seconds=total / config.epochs,
             total_seconds=total,
             peak_bytes=_peak_bytes(device.torch_device),

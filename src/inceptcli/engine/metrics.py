@@ -263,13 +263,22 @@ def _top_k(logits: Floats, labels: Labels, *, classes: int) -> dict[int, float]:
     return {k: float((place < k).mean()) for k in TOP_K if k < classes}
 
 
+def check_positive(name: str | None, classes: Sequence[str]) -> None:
+    """Refuse a positive class that there is not.
+
+    Raises:
+        UsageError: It is none of the classes.
+    """
+    if name is not None and name not in classes:
+        choices = ", ".join(repr(known) for known in classes)
+        raise UsageError(f"--positive {name!r} is not a class; the classes are {choices}")
+
+
 def _binary(case: _Case, positive: str | None, *, intervals: bool) -> BinaryFigures | None:
     if positive is None and len(case.names) != 2:
         return None
     name = case.names[1] if positive is None else positive
-    if name not in case.names:
-        choices = ", ".join(repr(known) for known in case.names)
-        raise UsageError(f"--positive {name!r} is not a class; the classes are {choices}")
+    check_positive(name, case.names)
     shares = _shares(case, case.names.index(name))
     words = {
         "sensitivity": "recall",

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from inceptcli.config import TrainConfig
 from inceptcli.data.augment import Crop, Indices
 from inceptcli.data.loader import Loader
+from inceptcli.engine.checkpoint import save_now
 from inceptcli.engine.infer import Classifier
 from inceptcli.engine.optim import train_size
 from inceptcli.engine.train import batches_of, train_step
 from inceptcli.engine.training import Training
-from inceptcli.errors import UsageError
+from inceptcli.errors import OutputError, UsageError
 
 STEPS = 3  # timed ones a size; one more before them warms up
-MARGIN = 0.9  # part of the time that is planned: measured speeds are rough, saving is not in them
+MARGIN = 0.9  # part of the time that is planned: measured speeds are rough
 ENOUGH = 20  # epochs wanted before training pictures are made smaller for more
 MOST = 300  # epochs; more have nothing to add
 SIZES = ((0.5, 0.875), (0.5, 0.75), (0.5, 0.625), (0.5, 0.5))  # of the image size, in this order
@@ -34,6 +37,7 @@ class Speed:
         fixed: Training on a picture of no size.
         by_area: More for each pixel.
         val: Validation at the full size.
+        save: Writing the state and the weights after an epoch.
     """
 
     images: int
@@ -41,16 +45,17 @@ class Speed:
     fixed: float
     by_area: float
     val: float
+    save: float
 
     def training(self, side: int) -> float:
         """Training on one photograph at a size."""
         return self.fixed + self.by_area * side**2
 
     def total(self, config: TrainConfig) -> float:
-        """All epochs with their validation."""
+        """All epochs with their validation and saving."""
         sides = (train_size(config, epoch) for epoch in range(1, config.epochs + 1))
-        validating = config.epochs * self.val_images * self.val
-        return self.images * sum(map(self.training, sides)) + validating
+        after = config.epochs * (self.val_images * self.val + self.save)
+        return self.images * sum(map(self.training, sides)) + after
 
 
 def measure(training: Training) -> Speed:
@@ -70,12 +75,14 @@ def measure(training: Training) -> Speed:
     classifier.logits(batch)
     started = time.monotonic()
     classifier.logits(batch)
+    validated = time.monotonic() - started
     return Speed(
         images=len(t.photos.indices("train")),
         val_images=len(t.photos.indices("val")),
         fixed=fixed,
         by_area=by_area,
-        val=(time.monotonic() - started) / len(batch) / t.device.world,  # each has its share
+        val=validated / len(batch) / t.device.world,  # each has its share
+        save=_seconds_a_save(t),
     )
 
 
@@ -91,6 +98,19 @@ def _seconds_an_image(t: Training, steps: list[Indices], side: int) -> float:
         else:
             made += len(few[batch.step])
     return (time.monotonic() - started) / max(1, made)
+
+
+def _seconds_a_save(t: Training) -> float:
+    """Writing to the folder for temporary files: the run folder holds nothing yet."""
+    state = t.average.network.state_dict()
+    t.saving.best = {name: part.cpu() for name, part in state.items()}, t.record
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            t.run_dir = Path(name)
+            save_now(t)
+    except (OSError, OutputError):
+        return 0.0  # full, or not writable: what that folder takes is not what the run's does
+    return t.saving.seconds
 
 
 def plan(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -85,6 +85,11 @@ def describe(members: Sequence[Network], tta: str) -> dict[str, Any]:
         return files[0] | views_
     together = {"path": ", ".join(str(each["path"]) for each in files), "digest": None}
     return together | {"members": files} | views_
+
+
+def is_averaged(weights: Mapping[str, Any]) -> bool:
+    """Whether what ``describe`` says is of means of several answers, each with its temperature."""
+    return not weights.keys().isdisjoint({"members", "tta"})
 
 
 def ask(

@@ -219,7 +219,7 @@ def unlike_the_best(saved: Saved, config: TrainConfig) -> list[str]:
     now = config.to_json()
     return [
         option_name(name)
-        for name in ("image_size", "resize", "monitor")
+        for name in ("image_size", "resize", "monitor", "class_weights")
         if name in saved.settings and saved.settings[name] != now[name]
     ]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -65,8 +64,8 @@ from inceptcli.runfolder import (
     RUNS,
     SPLIT,
     RunLock,
+    beginning,
     claim_run,
-    started,
 )
 
 PLACES = frozenset(  # settings that say something about this machine, not about the weights
@@ -360,8 +359,7 @@ def _description(t: Training, sources: Mapping[str, str]) -> dict[str, Any]:
         "surroundings": resume.surroundings(t.device),
         "versions": dict(t.record.versions),
         "machine": platform.platform(),
-        "started": started(t.run_dir),
-        "command": sys.argv,
+        **beginning(t.run_dir),
     }
 
 

@@ -278,7 +278,7 @@ def out_of_time(training: Training) -> bool:
     history, limit = training.progress.history, training.config.time_seconds
     if limit is None or not history:
         return False
-    spent = sum(row.seconds for row in history)
+    spent = sum(row.seconds for row in history) + training.saving.seconds
     return bool(training.device.most(int(spent + history[-1].seconds > limit)))
 
 

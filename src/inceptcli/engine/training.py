@@ -31,12 +31,14 @@ class Saving:
         best: The best weights and their record while they are not on the disk yet.
         behind: Whether the last save failed.
         damaged: Whether the newest state is, so that the one before it must be kept.
+        seconds: Spent on saving in this sitting.
     """
 
     at: float = field(default_factory=time.monotonic)
     best: tuple[dict[str, Tensor], Record] | None = None
     behind: bool = False
     damaged: bool = False
+    seconds: float = 0.0
 
 
 @dataclass

@@ -25,6 +25,7 @@ from inceptcli.engine.evaluate import Evaluation
 from inceptcli.engine.infer import Loaded
 from inceptcli.engine.metrics import curve
 from inceptcli.engine.metrics import mistakes as worst
+from inceptcli.engine.predict import is_averaged
 from inceptcli.errors import DataError
 from inceptcli.events import EpochDone
 from inceptcli.files import printable
@@ -146,6 +147,7 @@ def headline(main: Mapping[str, Any], history: Sequence[EpochDone]) -> dict[str,
 def figure_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Name -> (value, interval) by role, for the table of figures."""
     rows = []
+    weights = next(iter(metrics.values()))["weights"]
     for name, shown in FIGURES.items():
         cells = [_cell(of_role, name) for of_role in metrics.values()]
         rows.append({"name": shown, "key": name, "cells": cells})
@@ -158,7 +160,7 @@ def figure_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
             shown = f"{shown} ({tests[0]['positive']})"
             rows.append({"name": shown, "key": name, "cells": [_cell(t, name) for t in tests]})
     for name, shown in (("ece", "calibration error"), ("brier", "Brier score")):
-        for when, words in (("before", "as trained"), ("after", "with the temperature")):
+        for when, words in calibrated(weights).items():
             cells = [(of_role["calibration"][when][name], None) for of_role in metrics.values()]
             key = f"{name}_{when}"
             rows.append({"name": f"{shown}, {words}", "key": key, "cells": cells})
@@ -226,8 +228,8 @@ def result_charts(main: Evaluation) -> list[dict[str, Any]]:
                 x="probability of the answer",
                 y="part that is right",
                 series=[
-                    _reliability("as trained", main.at(1.0).bins()),
-                    _reliability("with the temperature", main.bins()),
+                    _reliability(words, (main if when == "after" else main.at(1.0)).bins())
+                    for when, words in calibrated(main.weights).items()
                 ],
                 x_range=whole,
                 y_range=whole,
@@ -244,6 +246,13 @@ def result_charts(main: Evaluation) -> list[dict[str, Any]]:
     ]
     charts += _curves(main)
     return [{"chart": chart, "text": text} for chart, text in charts]
+
+
+def calibrated(weights: Mapping[str, Any]) -> dict[str, str]:
+    """The states of the answers that are shown; a mean's members have their temperatures."""
+    if is_averaged(weights):
+        return {"after": "of the calibrated mean"}
+    return {"before": "as trained", "after": "with the temperature"}
 
 
 def _reliability(name: str, bins: Sequence[Bin]) -> Series:
@@ -327,8 +336,11 @@ def gallery(subject: Subject) -> list[dict[str, Any]]:
 
     Of right ones the least sure come first. Each cell has at most ``CELL_PHOTOS`` thumbnails, all
     together ``PHOTOS``; beyond that a photograph is listed by its path, up to ``LISTED`` of them.
+    Where there is no matrix (``MATRIX_CLASSES``) nothing would show them.
     """
     main = subject.main
+    if len(main.outputs) > MATRIX_CLASSES:
+        return []
     probabilities, places = main.probabilities, subject.places
     answers, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
     order = np.lexsort((np.where(main.right, sure, -sure), main.right))[:LISTED].tolist()

@@ -74,6 +74,7 @@ def write_comparison(path: Path, pair: RunPair) -> None:
     Raises:
         OutputError: It could not be written.
     """
+    _make(path.parent)
     names = [Path(run.name).name for run in pair.runs]
     write_bytes(path, plots.overlaid(list(zip(names, pair.histories, strict=True))))
 

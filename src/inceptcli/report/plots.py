@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -114,27 +114,6 @@ def range_test(rates: Sequence[float], losses: Sequence[float], *, suggestion: f
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, running mean")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left")
-    return _png(figure)
-
-
-def accuracy_time(curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]) -> bytes:
-    """Val accuracy against seconds of training: for each recipe one line a seed.
-
-    Args:
-        curves: Recipe -> for each seed the seconds so far and the accuracy after each epoch.
-    """
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    styles = zip((GREY, BLUE, ORANGE), ("--", "-", ":"), strict=True)
-    for (name, lines), (colour, style) in zip(curves.items(), styles, strict=False):
-        for number, (seconds, accuracy) in enumerate(lines):
-            label = name if number == 0 else None
-            marker = "o" if len(seconds) == 1 else ""
-            axes.plot(seconds, accuracy, style, color=colour, label=label, marker=marker, alpha=0.8)
-    axes.set(xlabel="seconds of training and validation", ylabel="val accuracy")
-    axes.set_xlim(left=0)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
     return _png(figure)
 
 
