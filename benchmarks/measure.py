@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import date
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -58,6 +61,32 @@ def take_turns(cases: Mapping[str, Case], *, rounds: int) -> dict[str, list[floa
         for name in names[first:] + names[:first]:
             rates[name].append(cases[name]())
     return rates
+
+
+def apart(make: Callable[..., Case], *arguments: Any) -> Case:
+    """The case ``make(*arguments)`` in a process of its own, which ends with this one.
+
+    So nothing that the program sets for its own process, as how memory is kept, helps or hinders
+    the plain loop.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    context.Process(target=_serve, args=(theirs, make, arguments), daemon=True).start()
+    theirs.close()  # so that the end of the process is noticed
+
+    def run() -> float:
+        ours.send(None)
+        return float(ours.recv())
+
+    return run
+
+
+def _serve(turns: Connection, make: Callable[..., Case], arguments: Sequence[Any]) -> None:
+    case = make(*arguments)
+    with suppress(EOFError):  # nobody asks any more
+        while True:
+            turns.recv()
+            turns.send(case())
 
 
 def lines_of(

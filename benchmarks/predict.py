@@ -18,6 +18,7 @@ from benchmarks.measure import (
     PLAIN,
     Case,
     Line,
+    apart,
     lines_of,
     measure,
     options_of,
@@ -29,6 +30,7 @@ from benchmarks.train import engine
 from torch.utils.data import DataLoader
 
 from inceptcli.config import Precision
+from inceptcli.data.folder import list_images
 from inceptcli.data.machine import default_workers
 from inceptcli.engine import infer
 from inceptcli.engine.device import choose_device
@@ -51,23 +53,41 @@ def main() -> None:
 
 def _network(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
     size = options.img_size
-    images = torch.randn(BATCH, 3, size, size)
+    levers = (PLAIN, "channels last alone", "folding alone", "kept memory alone")
+    cases = {lever: apart(plain_network, size, lever) for lever in levers}
     pixels = torch.randint(0, 256, (BATCH, size, size, 3), dtype=torch.uint8)
-    script = plain.network(CLASSES, size).eval()
-    folded = fold_batch_norm(script)
     model = InceptionV1(CLASSES, image_size=size)
-    rows = images.to(memory_format=torch.channels_last)
-    turned = plain.network(CLASSES, size).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    cases: dict[str, Case] = {
-        PLAIN: _rate(lambda: script(images)),
-        "channels last alone": _rate(lambda: turned(rows)),
-        "folding alone": _rate(lambda: folded(images)),
-    }
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
     for precision in precisions:
         classifier = infer.Classifier(model, choose_device("cpu", precision))
         cases[f"inceptcli, {precision}"] = _rate(lambda ask=classifier: ask.logits(pixels))  # type: ignore[misc]
     return lines_of(take_turns(cases, rounds=options.rounds), "images/s")
+
+
+def plain_network(size: int, lever: str) -> Case:
+    """The script's network, as it is or with one lever of the program."""
+    model = plain.network(CLASSES, size).eval()
+    if lever == "folding alone":
+        model = fold_batch_norm(model)
+    if lever == "kept memory alone":
+        choose_device("cpu", "fp32")
+    rows = torch.channels_last if lever == "channels last alone" else torch.contiguous_format
+    images = torch.randn(BATCH, 3, size, size).to(memory_format=rows)
+    model = model.to(memory_format=rows)  # type: ignore[call-overload]
+    return _rate(lambda: model(images))
+
+
+def plain_loop(folder: Path, size: int) -> Case:
+    """The script's evaluation of all files in a folder."""
+    every = plain.photographs(folder, size)
+    script = plain.network(CLASSES, size)
+
+    def run() -> float:
+        started = seconds_now()
+        plain.evaluate(DataLoader(every, BATCH), script)
+        return len(every) / (seconds_now() - started)
+
+    return run
 
 
 def _rate(work: Case) -> Case:
@@ -83,12 +103,10 @@ def _rate(work: Case) -> Case:
 
 def _files(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
     size = options.img_size
-    script = plain.network(CLASSES, size)
-    every = plain.photographs(small, size)
     loaded = load_random(place, size)
     device = choose_device("auto", "auto")
     question = Question(workers=default_workers())
-    names = [Input(path) for path, _ in every.samples]
+    names = [Input(path) for path in list_images(small, recursive=True)]
 
     def rows() -> float:
         started = seconds_now()
@@ -97,13 +115,8 @@ def _files(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
         assert count == len(names)
         return count / (seconds_now() - started)
 
-    def loop() -> float:
-        started = seconds_now()
-        plain.evaluate(DataLoader(every, BATCH), script)
-        return len(every) / (seconds_now() - started)
-
     name = f"prediction of files of 256 px ({device.precision})"
-    cases: dict[str, Case] = {PLAIN: loop, name: rows}
+    cases: dict[str, Case] = {PLAIN: apart(plain_loop, small, size), name: rows}
     return lines_of(take_turns(cases, rounds=options.rounds), "images/s", at_least={name: 3.4})
 
 
@@ -126,9 +139,7 @@ def load_random(place: Path, size: int) -> infer.Loaded:
 
 def _role(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
     size = options.img_size
-    every = plain.photographs(small, size)
     with engine(small, place, image_size=size, precision="auto") as training:
-        script = plain.network(CLASSES, size)
         name = f"evaluation of a known folder ({training.device.precision})"
 
         def role() -> float:
@@ -136,12 +147,7 @@ def _role(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
             answers = infer.infer_role(training.model, training.photos, "train", training.device)
             return len(answers.which) / (seconds_now() - started)
 
-        def loop() -> float:
-            started = seconds_now()
-            plain.evaluate(DataLoader(every, BATCH), script)
-            return len(every) / (seconds_now() - started)
-
-        cases: dict[str, Case] = {PLAIN: loop, name: role}
+        cases: dict[str, Case] = {PLAIN: apart(plain_loop, small, size), name: role}
         rates = take_turns(cases, rounds=options.rounds)
     return lines_of(rates, "images/s", at_least={name: 3.4})
 

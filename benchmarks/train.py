@@ -26,6 +26,7 @@ from benchmarks.measure import (
     PLAIN,
     Case,
     Line,
+    apart,
     lines_of,
     matrix_rate,
     measure,
@@ -104,12 +105,8 @@ def epoch_of(training: Training, *, validated: bool = True) -> float:
 
 def _step(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
     size = options.img_size
-    images, labels = torch.randn(BATCH, 3, size, size), torch.arange(BATCH) % CLASSES
-    cases: dict[str, Case] = {
-        PLAIN: _plain_step(images, labels),
-        "channels last alone": _plain_step(images, labels, memory_format=torch.channels_last),
-        "bf16 autocast alone": _plain_step(images, labels, dtype=torch.bfloat16),
-    }
+    levers = (PLAIN, "channels last alone", "bf16 autocast alone", "kept memory alone")
+    cases = {lever: apart(plain_step, size, lever) for lever in levers}
     with (
         engine(small, place, image_size=size, precision="fp32") as exact,
         engine(small, place, image_size=size, precision="bf16") as rounded,
@@ -135,21 +132,19 @@ def _step(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def _plain_step(
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    memory_format: torch.memory_format = torch.contiguous_format,
-    dtype: torch.dtype | None = None,
-) -> Case:
-    size = images.shape[-1]
-    model = plain.network(CLASSES, size).to(memory_format=memory_format)  # type: ignore[call-overload]
+def plain_step(size: int, lever: str = PLAIN) -> Case:
+    """The script's own step, as it is or with one lever of the program."""
+    rows = torch.channels_last if lever == "channels last alone" else torch.contiguous_format
+    model = plain.network(CLASSES, size).to(memory_format=rows)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    batches = [(images.to(memory_format=memory_format), labels)] * STEPS
+    images, labels = torch.randn(BATCH, 3, size, size), torch.arange(BATCH) % CLASSES
+    batches = [(images.to(memory_format=rows), labels)] * STEPS
+    if lever == "kept memory alone":
+        choose_device("cpu", "fp32")
 
     def run() -> float:
         started = seconds_now()
-        with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        with torch.autocast("cpu", torch.bfloat16, enabled=lever == "bf16 autocast alone"):
             plain.train_epoch(batches, model, optimizer)  # type: ignore[arg-type]
         return len(images) * STEPS / (seconds_now() - started)
 
@@ -184,25 +179,28 @@ def _epoch(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
     size = options.img_size
     with engine(small, place, image_size=size, precision="auto") as training:
         cases: dict[str, Case] = {
-            PLAIN: _plain_epoch(small, training, size),
+            PLAIN: apart(plain_epoch, small, names_of(training), size),
             "epoch with validation, files of 256 px": lambda: epoch_of(training),
         }
         rates = take_turns(cases, rounds=min(3, options.rounds))
     return lines_of(rates, "images/s", at_least=dict.fromkeys(cases, 3.0))
 
 
-def _plain_epoch(folder: Path, training: Training, size: int, *, validated: bool = True) -> Case:
+def names_of(training: Training) -> dict[str, list[str]]:
+    """The photographs of train and val, below the root."""
+    photos = training.photos
+    return {role: [photos.names[i] for i in photos.indices(role)] for role in ("train", "val")}
+
+
+def plain_epoch(
+    folder: Path, names: dict[str, list[str]], size: int, validated: bool = True
+) -> Case:
     """The script's epoch over the same photographs."""
     every = plain.photographs(folder, size)
     place = {
         Path(path).relative_to(folder).as_posix(): i for i, (path, _) in enumerate(every.samples)
     }
-    parts = {
-        role: Subset(
-            every, [place[training.photos.names[i]] for i in training.photos.indices(role)]
-        )
-        for role in ("train", "val")
-    }
+    parts = {role: Subset(every, [place[name] for name in each]) for role, each in names.items()}
     model = plain.network(CLASSES, size)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
 
@@ -221,7 +219,7 @@ def _large(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
     size = options.img_size
     photos = write_photographs(place / "large", options.photos, count=40, side=3000)
     with engine(photos, place, image_size=size, precision="auto") as later:
-        plain_epoch = _plain_epoch(photos, later, size, validated=False)
+        script = apart(plain_epoch, photos, names_of(later), size, False)
 
         def first() -> float:
             started = seconds_now()
@@ -232,7 +230,7 @@ def _large(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
                     return len(training.photos.indices("train")) / (seconds_now() - started)
 
         cases: dict[str, Case] = {
-            PLAIN: plain_epoch,
+            PLAIN: script,
             "first epoch, files of 12 megapixels": first,
             "later epoch, files of 12 megapixels": lambda: epoch_of(later, validated=False),
         }

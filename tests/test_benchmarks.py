@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,44 @@ def test_the_plain_loop_is_the_scripts_network(monkeypatch: pytest.MonkeyPatch) 
     keys = {name: value.shape for name, value in model.state_dict().items()}
     assert keys == {n: v.shape for n, v in InceptionV1(4, image_size=64).state_dict().items()}
     assert model(torch.randn(2, 3, 64, 64)).sum(1).tolist() == pytest.approx([1.0, 1.0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_relu_after_a_pool_is_one_before_it(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network's stem against the script's order: answers and gradients to the bit."""
+    monkeypatch.syspath_prepend(ROOT)
+    script = importlib.import_module("benchmarks.plain").network(4, 64)
+    model = InceptionV1(4, image_size=64, softmax=True)
+    model.load_state_dict(script.state_dict())
+    images, found = torch.randn(4, 3, 64, 64), []
+    for network in (script, model):
+        torch.manual_seed(1)  # dropout
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            answers = network(images)
+        answers[:, 1].float().log().sum().backward()
+        found.append([answers, *(part.grad for part in network.parameters())])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+def test_a_case_apart_takes_turns_and_its_end_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    measure = importlib.import_module("benchmarks.measure")
+    case = measure.apart(counting, 3)
+    assert [case(), case(), case()] == [3.0, 2.0, 1.0]
+    with pytest.raises((EOFError, ConnectionError)):
+        case()
+
+
+def counting(number: int) -> Callable[[], float]:
+    """A case that counts down and ends its process at zero."""
+    numbers = iter(range(number, 0, -1))
+
+    def run() -> float:
+        value = next(numbers, None)
+        if value is None:
+            os._exit(0)
+        return float(value)
+
+    return run

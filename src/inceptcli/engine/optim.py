@@ -70,7 +70,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=lr, fused=parameters[0].is_cuda or None)  # one kernel for all
+    fused = parameters[0].device.type in ("cuda", "cpu")
+    return kind(groups, lr=lr, fused=fused or None)  # one kernel for all
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -147,13 +147,17 @@ class InceptionV1(nn.Module):
         """
         return self._from_4d(self._from_4a_to_4d(self._up_to_4a(images)))
 
-    def _up_to_4a(self, images: Tensor) -> Tensor:
-        x = functional.relu_(self.conv1(images))  # (N, 64, 112, 112)
-        x = self.maxpool1(x)  # (N, 64, 56, 56)
+    def _stem(self, images: Tensor) -> Tensor:
+        # The script has the first and the third ReLU before the pool. Maximum and gradient are the
+        # same to the bit, and after it there is a quarter of the numbers to look at.
+        x = self.conv1(images)  # (N, 64, 112, 112)
+        x = functional.relu_(self.maxpool1(x))  # (N, 64, 56, 56)
         x = functional.relu_(self.conv2(x))  # (N, 64, 56, 56)
-        x = functional.relu_(self.conv3(x))  # (N, 192, 56, 56)
-        x = self.maxpool2(x)  # (N, 192, 28, 28)
+        x = self.conv3(x)  # (N, 192, 56, 56)
+        return functional.relu_(self.maxpool2(x))  # (N, 192, 28, 28)
 
+    def _up_to_4a(self, images: Tensor) -> Tensor:
+        x = self._stem(images)  # (N, 192, 28, 28)
         x = self.inception3a(x)  # (N, 256, 28, 28)
         x = self.inception3b(x)  # (N, 480, 28, 28)
         x = self.maxpool3(x)  # (N, 480, 14, 14)
@@ -271,13 +275,15 @@ class InceptionV1BN(nn.Sequential):
         check_image_size(image_size)
         parts: OrderedDict[str, nn.Module] = OrderedDict()  # shapes: at 224 px
         parts["conv1"] = nn.Conv2d(INPUT_CHANNELS, 64, 7, stride=2, padding=3)
-        parts["norm1"], parts["relu1"] = nn.BatchNorm2d(64), nn.ReLU(True)  # (N, 64, 112, 112)
+        parts["norm1"] = nn.BatchNorm2d(64)  # (N, 64, 112, 112)
         parts["maxpool1"] = nn.MaxPool2d(3, stride=2, padding=1)  # (N, 64, 56, 56)
+        parts["relu1"] = nn.ReLU(True)  # after the pool, as in the stem of InceptionV1
         parts["conv2"] = nn.Conv2d(64, 64, 1)
         parts["norm2"], parts["relu2"] = nn.BatchNorm2d(64), nn.ReLU(True)  # (N, 64, 56, 56)
         parts["conv3"] = nn.Conv2d(64, 192, 3, padding=1)
-        parts["norm3"], parts["relu3"] = nn.BatchNorm2d(192), nn.ReLU(True)  # (N, 192, 56, 56)
+        parts["norm3"] = nn.BatchNorm2d(192)  # (N, 192, 56, 56)
         parts["maxpool2"] = nn.MaxPool2d(3, stride=2, padding=1)  # (N, 192, 28, 28)
+        parts["relu3"] = nn.ReLU(True)
         for name, widths in BLOCKS.items():
             parts[name] = InceptionBlock(widths)
             if name in ("inception3b", "inception4e"):  # (N, 480, 14, 14) and (N, 832, 7, 7)
