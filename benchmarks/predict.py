@@ -27,6 +27,7 @@ from benchmarks.measure import (
     write_photographs,
 )
 from benchmarks.train import engine
+from torch import nn
 from torch.utils.data import DataLoader
 
 from inceptcli.config import Precision
@@ -47,7 +48,10 @@ def main() -> None:
     options = options_of("predict", __doc__, WORKS).parse_args()
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        small = write_photographs(place / "small", options.photos, count=options.images, side=256)
+        # Four times as many as others take, so that the start of the processes counts for little.
+        small = write_photographs(
+            place / "small", options.photos, count=4 * options.images, side=256
+        )
         measure("predict", WORKS, options, place, small)
 
 
@@ -66,7 +70,7 @@ def _network(place: Path, small: Path, options: argparse.Namespace) -> list[Line
 
 def plain_network(size: int, lever: str) -> Case:
     """The script's network, as it is or with one lever of the program."""
-    model = plain.network(CLASSES, size).eval()
+    model = trained(size)
     if lever == "folding alone":
         model = fold_batch_norm(model)
     if lever == "kept memory alone":
@@ -77,10 +81,21 @@ def plain_network(size: int, lever: str) -> Case:
     return _rate(lambda: model(images))
 
 
+def trained(size: int) -> nn.Module:
+    """The script's network as the script comes to evaluating it: after steps of training.
+
+    They leave a heap behind that lets it evaluate a quarter faster than a fresh process does.
+    """
+    model = plain.network(CLASSES, size)
+    batch = torch.randn(BATCH, 3, size, size), torch.arange(BATCH) % CLASSES
+    plain.train_epoch([batch] * 3, model, torch.optim.Adam(model.parameters(), lr=1e-4))  # type: ignore[arg-type]
+    return model.eval()
+
+
 def plain_loop(folder: Path, size: int) -> Case:
     """The script's evaluation of all files in a folder."""
     every = plain.photographs(folder, size)
-    script = plain.network(CLASSES, size)
+    script = trained(size)
 
     def run() -> float:
         started = seconds_now()
@@ -117,7 +132,9 @@ def _files(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
 
     name = f"prediction of files of 256 px ({device.precision})"
     cases: dict[str, Case] = {PLAIN: apart(plain_loop, small, size), name: rows}
-    return lines_of(take_turns(cases, rounds=options.rounds), "images/s", at_least={name: 3.4})
+    return lines_of(
+        take_turns(cases, rounds=min(3, options.rounds)), "images/s", at_least={name: 3.4}
+    )
 
 
 def load_random(place: Path, size: int) -> infer.Loaded:
@@ -148,7 +165,7 @@ def _role(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
             return len(answers.which) / (seconds_now() - started)
 
         cases: dict[str, Case] = {PLAIN: apart(plain_loop, small, size), name: role}
-        rates = take_turns(cases, rounds=options.rounds)
+        rates = take_turns(cases, rounds=min(3, options.rounds))
     return lines_of(rates, "images/s", at_least={name: 3.4})
 
 

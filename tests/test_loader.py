@@ -14,12 +14,12 @@ from torchvision import transforms
 
 from conftest import draw
 from inceptcli.config import MEAN, STD
+from inceptcli.data.ahead import ahead
 from inceptcli.data.augment import flip, flip_draws
 from inceptcli.data.cache import PixelStore, Reading, survey
 from inceptcli.data.folder import Sample
 from inceptcli.data.loader import (
     Loader,
-    ahead,
     batches,
     epoch_order,
     normalise,
@@ -272,6 +272,22 @@ def test_leaving_early_ends_the_thread_and_what_it_read_from() -> None:
     results.close()
     assert closed.is_set()
     assert threading.active_count() == before
+
+
+def test_an_item_that_takes_long_hears_that_nobody_wants_it() -> None:
+    left, begun = threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 0
+        begun.set()
+        yield int(left.wait(60))
+
+    results = ahead(items(), left=left)
+    assert next(results) == 0
+    assert begun.wait(10)
+    started = time.monotonic()
+    results.close()
+    assert time.monotonic() - started < 10
 
 
 def test_the_time_spent_waiting_is_counted() -> None:

@@ -19,7 +19,7 @@ from inceptcli.cli import main
 from inceptcli.config import TrainConfig
 from inceptcli.engine import run as engine
 from inceptcli.events import Event, StateSaved
-from inceptcli.model.fold import fold_batch_norm
+from inceptcli.model.fold import SeparablePool, fold_batch_norm, separate_pools
 from inceptcli.model.inception import BLOCKS, InceptionV1, build, heads
 from inceptcli.model.summary import block_table, layer_table, module_tree
 from inceptcli.model.weights import load_weights
@@ -154,6 +154,28 @@ def test_folding_leaves_the_answers_and_no_norm(arch: str) -> None:
     with torch.no_grad():
         torch.testing.assert_close(folded(images), network(images), rtol=1e-3, atol=1e-4)
     assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 5, 9, 8), (1, 3, 2, 2), (1, 4, 1, 1), (1, 2, 1, 3)])
+def test_a_separable_pool_is_the_pool(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    maps = torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last)
+    pooled = SeparablePool()(maps)
+    assert torch.equal(pooled, functional.max_pool2d(maps, 3, stride=1, padding=1))
+    assert pooled.is_contiguous(memory_format=torch.channels_last)
+    maps[0, 0, 0, 0] = float("nan")
+    assert SeparablePool()(maps)[0, 0, 0].isnan()[:2].all()
+
+
+@pytest.mark.parametrize("arch", ALL)
+def test_pools_are_made_separable_where_they_can_be(arch: str) -> None:
+    network = build(arch, 4, 64).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        before = network(images)
+        assert torch.equal(separate_pools(network)(images), before)
+    kinds = [type(part) for part in network.modules()]
+    assert (kinds.count(SeparablePool), kinds.count(nn.MaxPool2d)) == (9, 4)
 
 
 def test_bn_is_the_tutorial_s_network_where_its_norms_do_nothing() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -124,10 +125,12 @@ def predict(
         threshold=threshold if threshold is not None else loaded.threshold,
         workers=(0 if alone else default_workers()) if config.workers is None else config.workers,
         max_megapixels=config.max_megapixels,
+        ahead="-" not in paths,
     )
     if on is not None and on.world > 1 and "-" in paths:
         raise UsageError("- cannot be shared by several processes; name folders or patterns")
-    rows = _rows(expand(paths, recursive=recursive, null=null), loaded, on, question)
+    listing = partial(expand, paths, recursive=recursive, null=null)
+    rows = _rows(listing, loaded, on, question)
     form = "jsonl" if jsonl else "json" if as_json else "rows"
     tally = show.Tally()
     shown = tally.count(show.predictions(rows, form=form))
@@ -154,16 +157,16 @@ def _check_forms(paths: list[str], csv: Path | None, *, null: bool, both: bool) 
 
 
 def _rows(
-    inputs: Iterator[Input], network: Network, on: Device | None, question: Question
+    listing: Callable[[], Iterator[Input]], network: Network, on: Device | None, question: Question
 ) -> Iterator[Prediction]:
     """The predictions; of torchrun's processes only the first goes on with them."""
     from inceptcli.engine.predict import predict as answers
 
     if on is None or on.world == 1:
-        return answers(inputs, network, network.answer(on), question)
+        return answers(listing(), network, network.answer(on), question)
     from inceptcli.engine.share import predict_shared
 
-    rows = predict_shared(inputs, network, network.answer(on), question, on)
+    rows = predict_shared(listing, network, network.answer(on), question, on)
     if not on.is_first:
         for _ in rows:
             pass

@@ -6,26 +6,22 @@ and the number of processes cannot change an order or a picture.
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
-from collections.abc import Generator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from inceptcli.config import MEAN, STD
+from inceptcli.data.ahead import ahead
 from inceptcli.data.augment import WORD, Indices
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from inceptcli.data.cache import PixelStore
-
-T = TypeVar("T")
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> Indices:
@@ -159,39 +155,3 @@ class Loader:
         pixels, indices = self._store.take(share)
         images = self._crop(torch.from_numpy(pixels), indices)
         return Batch(step, indices, images.pin_memory() if self._pin else images)
-
-
-def ahead(items: Iterable[T], *, depth: int = 1) -> Iterator[T]:
-    """Yield ``items`` in order, prepared in a thread up to ``depth`` ahead.
-
-    What the thread raises is raised here. Leaving early ends the thread after the item in hand.
-    """
-    source = iter(items)
-    ready: queue.SimpleQueue[tuple[list[T], BaseException | None]] = queue.SimpleQueue()
-    room = threading.Semaphore(depth)
-    left = threading.Event()
-
-    def prepare() -> None:
-        try:
-            while room.acquire() and not left.is_set():
-                ready.put(([next(source)], None))
-        except BaseException as error:  # StopIteration too: it ends the consumer
-            ready.put(([], error))
-
-    thread = threading.Thread(target=prepare, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = ready.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            room.release()
-            yield from item
-    finally:
-        left.set()
-        room.release()
-        thread.join()
-        if isinstance(source, Generator):
-            source.close()  # decoding processes end with it

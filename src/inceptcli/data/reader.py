@@ -97,9 +97,10 @@ def read(
     *,
     workers: int,
     want_facts: bool = False,
+    stopping: Callable[[], bool] = never,
 ) -> Iterator[Looked]:
     """Read files with processes of this call's own; see :class:`Reader`."""
-    with Reader(spec, workers=workers) as reader:
+    with Reader(spec, workers=workers, stopping=stopping) as reader:
         yield from reader.read(paths, want_facts=want_facts)
 
 

@@ -20,7 +20,7 @@ from inceptcli.engine.device import Device
 from inceptcli.engine.predict import Answer, Logits, Network, Watch, ask, nobody
 from inceptcli.errors import UsageError, WeightsError
 from inceptcli.files import printable
-from inceptcli.model.fold import fold_batch_norm
+from inceptcli.model.fold import fold_batch_norm, separate_pools
 from inceptcli.model.inception import build
 from inceptcli.model.weights import Weights, load_into, load_weights, name_outputs
 
@@ -38,7 +38,10 @@ class Classifier:
 
     def __init__(self, model: nn.Module, device: Device) -> None:
         self._device = device
-        self._net = device.place(fold_batch_norm(model)).to(device.dtype)
+        net = fold_batch_norm(model)
+        if device.torch_device.type == "cpu":
+            net = separate_pools(net)
+        self._net = device.place(net).to(device.dtype)
 
     @torch.inference_mode()
     def logits(self, pixels: Tensor) -> Tensor:

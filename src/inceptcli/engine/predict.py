@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from inceptcli.data.ahead import ahead
 from inceptcli.data.fingerprints import Memory, Seen
 from inceptcli.data.reader import Looked, PixelSpec, read
 
@@ -98,8 +100,9 @@ def ask(
     """Which of the chosen photographs could be read, and their logits, batch by batch."""
     where: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
     parts: list[Logits] = []
-    for start in range(0, len(chosen), BATCH_SIZE):
-        pixels, which = photos.store.take(chosen[start : start + BATCH_SIZE])
+    starts = range(0, len(chosen), BATCH_SIZE)
+    taken = ahead(photos.store.take(chosen[start : start + BATCH_SIZE]) for start in starts)
+    for start, (pixels, which) in zip(starts, taken, strict=True):
         if len(which):
             parts.append(answer(pixels))
             where.append(which)
@@ -149,12 +152,15 @@ class Question:
         threshold: Probability below which an answer is uncertain.
         workers: Decoding processes; 0 decodes in this one.
         max_megapixels: Larger pictures are rejected from their header.
+        ahead: Whether the next files are read while a batch is computed. Not where names come
+            from a stream: a thread that waits for one cannot be ended.
     """
 
     topk: int = 1
     threshold: float = 0.0
     workers: int = 0
     max_megapixels: float = 150.0
+    ahead: bool = True
 
 
 def predict(
@@ -173,9 +179,11 @@ def predict(
             if each.error is None:
                 yield Path(each.path)
 
-    facts = network.memory is not None
-    looked = read(paths(), spec, workers=question.workers, want_facts=facts)
-    while batch := list(islice(looked, BATCH_SIZE)):
+    facts, left = network.memory is not None, Event()
+    batches = _batched(
+        read(paths(), spec, workers=question.workers, want_facts=facts, stopping=left.is_set)
+    )
+    for batch in ahead(batches, left=left) if question.ahead else batches:
         answers = iter(_probabilities(batch, answer, network.temperature))
         for item in batch:
             while waiting[0].error is not None:
@@ -188,6 +196,11 @@ def predict(
                 yield _prediction(path, next(answers), network.outputs, question, seen)
     for each in waiting:
         yield Prediction(each.path, error=each.error)
+
+
+def _batched(looked: Iterator[Looked]) -> Iterator[list[Looked]]:
+    while batch := list(islice(looked, BATCH_SIZE)):
+        yield batch
 
 
 def _probabilities(batch: list[Looked], answer: Answer, temperature: float) -> Probabilities:

@@ -7,8 +7,8 @@ when the first process asks for it, so that memory stays bounded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice, tee
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from torch import distributed as dist
 
@@ -21,12 +21,16 @@ BLOCK = 64  # inputs; only the last block of all is shorter
 
 
 def predict_shared(
-    inputs: Iterable[Input], network: Network, answer: Answer, question: Question, device: Device
+    listing: Callable[[], Iterable[Input]],
+    network: Network,
+    answer: Answer,
+    question: Question,
+    device: Device,
 ) -> Iterator[Prediction]:
     """One prediction an input, in order, in the first process; none in the others.
 
     Args:
-        inputs: The same in every process.
+        listing: Lists the inputs, the same each time and in every process.
         network: See ``predict``.
         answer: See ``predict``.
         question: See ``predict``.
@@ -35,15 +39,13 @@ def predict_shared(
     Raises:
         DataError: The processes do not find the same inputs.
     """
+    rows = predict(_share(listing(), device), network, answer, question)
     if not device.is_first:
-        rows = predict(_share(inputs, device), network, answer, question)
         while block := list(islice(rows, BLOCK)):
             dist.send_object_list([block], dst=0)
         dist.send_object_list([[]], dst=0)
         return
-    listed, own = tee(inputs)
-    rows = predict(_share(own, device), network, answer, question)
-    for number, block_inputs in enumerate(_blocks(listed)):
+    for number, block_inputs in enumerate(_blocks(listing())):
         sender = number % device.world
         found = _received(sender) if sender else list(islice(rows, BLOCK))
         _check(block_inputs, found, sender)

@@ -1,0 +1,53 @@
+"""The next item prepared in a thread while this one is used."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def ahead(
+    items: Iterable[T], *, depth: int = 1, left: threading.Event | None = None
+) -> Iterator[T]:
+    """Yield ``items`` in order, prepared in a thread up to ``depth`` ahead.
+
+    What the thread raises is raised here. Leaving early ends the thread after the item in hand.
+
+    Args:
+        items: What is prepared.
+        depth: How many may wait.
+        left: Set when the consumer leaves, for an item that takes long and asks.
+    """
+    source = iter(items)
+    ready: queue.SimpleQueue[tuple[list[T], BaseException | None]] = queue.SimpleQueue()
+    room = threading.Semaphore(depth)
+    left = left or threading.Event()
+
+    def prepare() -> None:
+        try:
+            while room.acquire() and not left.is_set():
+                ready.put(([next(source)], None))
+        except BaseException as error:  # StopIteration too: it ends the consumer
+            ready.put(([], error))
+
+    thread = threading.Thread(target=prepare, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            room.release()
+            yield from item
+    finally:
+        left.set()
+        room.release()
+        thread.join()
+        if isinstance(source, Generator):
+            source.close()  # decoding processes end with it
