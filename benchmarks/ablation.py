@@ -8,10 +8,13 @@ there are kept, so that more seeds can follow later.
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
+from functools import partial
 from statistics import mean
 from typing import Any
 
 import torch
+from benchmarks.mixing import cutmix, mixed, mixup, policy
 from benchmarks.trainings import Kept, options_of, points, train_divided
 
 from inceptcli.console import print_table, say
@@ -33,7 +36,16 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
     "growing pictures": {"train_sizes": (1.0, 1.0)},
     "averaged weights": {"ema_epochs": 0.0},
     "erasing put in": {"random_erase": 0.25},
-    "float32 (bf16 instead)": {"precision": "bf16"},
+    "mixup put in": {},
+    "CutMix put in": {},
+    "colours (TrivialAugment instead)": {"color_jitter": 0.0},
+    "precision (bf16)": {"precision": "bf16"},
+    "precision (fp32)": {"precision": "fp32"},
+}
+PUT_IN = {  # what the program does not have
+    "mixup put in": partial(mixed, mixup),
+    "CutMix put in": partial(mixed, cutmix),
+    "colours (TrivialAugment instead)": policy,
 }
 
 
@@ -52,6 +64,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = options_of("ablation", __doc__, epochs=12, size=96)
     parser.add_argument("--ratio", default="0.5,0.25,0.25", help="half to test gives finer figures")
+    parser.add_argument("--precision", default="fp32")
     parser.add_argument("--variants", nargs="+", choices=tuple(LEFT_OUT))
     return parser.parse_args()
 
@@ -65,8 +78,9 @@ def _train(variant: str, seed: int, options: argparse.Namespace) -> dict[str, An
         "seed": seed,
         "ratio": tuple(float(part) for part in options.ratio.split(",")),
     }
-    settings = {"epochs": options.epochs, "precision": "fp32"} | LEFT_OUT[variant]
-    done = train_divided(data, "default", settings)
+    settings = {"epochs": options.epochs, "precision": options.precision} | LEFT_OUT[variant]
+    with PUT_IN.get(variant, nullcontext)():
+        done = train_divided(data, "default", settings)
     assert done.test is not None
     val, test = done.val.figures, done.test.figures
     images = val.images + test.images

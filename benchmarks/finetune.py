@@ -1,9 +1,10 @@
 """What fine-tuning gains over random weights with few photographs, for docs/how-to/fine-tune.md.
 
-A network is trained on some classes of a folder. The other classes are then learned from a few
-photographs each, once from its weights and once from random ones, and measured on all the rest;
-photographs and their division are the same for both. Results are written after each training;
-those found there, and the first network beside them, are kept.
+A network is trained on some classes of a folder. The other classes (the last ones, or with --every
+each choice of so many) are then learned from a few photographs each, once from its weights and
+once from random ones, and measured on all the rest; photographs and their division are the same
+for both. Results are written after each training; those found there, and the first networks beside
+them, are kept.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -31,48 +34,58 @@ RANDOM, TUNED, LONG = WAYS = ("random", "fine-tuned", "fine-tuned for as long")
 
 
 def main() -> None:
-    """Train once on the first classes, then three times an amount and seed on the others."""
+    """For each choice of the other classes: train on the first, then on few of the others."""
     options = _options()
     torch.set_num_threads(options.threads)
     kept = Kept(options)
     classes = sorted(path.name for path in options.photos.iterdir() if path.is_dir())
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        weights = options.json.absolute().with_suffix(".pth")
-        if not weights.exists():
-            first = _linked(place / "first", options.photos, classes[: options.first])
-            typed = {"epochs": options.first_epochs, "seed": options.seeds[0]}
-            trained = _train(first, place / "base", options, typed)
-            assert trained.test is not None
-            accuracy = trained.test.figures.accuracy
-            kept.add({"way": "first", "accuracy": accuracy, "seconds": trained.seconds})
-            shutil.copy(place / "base" / BEST, weights)
-        others = _linked(place / "others", options.photos, classes[options.first :])
-        _compare(options, others, place, weights, kept)
+    choices = [*combinations(classes, len(classes) - options.first)]
+    for others in choices if options.every else choices[-1:]:
+        with tempfile.TemporaryDirectory() as name:
+            _learn(options, [each for each in classes if each not in others], others, name, kept)
     _print([one for one in kept.trainings if one["way"] in WAYS])
+
+
+def _learn(
+    options: argparse.Namespace, first: list[str], others: Sequence[str], name: str, kept: Kept
+) -> None:
+    """Train on the first classes, unless that was done, and compare on the others."""
+    place, task = Path(name), "-".join(others)
+    weights = options.json.absolute().with_suffix(f".{task}.pth")
+    if not weights.exists():
+        root = _linked(place / "first", options.photos, first)
+        typed = {"epochs": options.first_epochs, "seed": options.seeds[0]}
+        trained = _train(root, place / "base", options, typed)
+        assert trained.test is not None
+        accuracy = trained.test.figures.accuracy
+        kept.add({"way": "first", "others": task, "accuracy": accuracy, "seconds": trained.seconds})
+        shutil.copy(place / "base" / BEST, weights)
+    _compare(options, _linked(place / "others", options.photos, others), weights, kept)
 
 
 def _options() -> argparse.Namespace:
     parser = options_of("finetune", __doc__, epochs=40, size=96)
     parser.add_argument("--first", type=int, default=3, help="classes of the first training")
     parser.add_argument("--first-epochs", type=int, default=20)
+    parser.add_argument(
+        "--every", action="store_true", help="every choice of the others, not only the last classes"
+    )
     parser.add_argument("--images", type=int, nargs="+", default=[10, 20, 50])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--arch", default="inception_v1_bn")
     return parser.parse_args()
 
 
-def _linked(root: Path, photos: Path, names: list[str]) -> Path:
+def _linked(root: Path, photos: Path, names: Sequence[str]) -> Path:
     root.mkdir()
     for name in names:
         (root / name).symlink_to((photos / name).resolve(), target_is_directory=True)
     return root
 
 
-def _compare(
-    options: argparse.Namespace, root: Path, place: Path, weights: Path, kept: Kept
-) -> None:
+def _compare(options: argparse.Namespace, root: Path, weights: Path, kept: Kept) -> None:
     """Every training on a few photographs, the ways of one seed and amount one after another."""
+    place = root.parent
     settings = DataConfig(root=root, follow_links=True, workers=0, image_size=options.img_size)
     photos = prepare(settings, divide=False)
     photos.store.close()
@@ -80,7 +93,7 @@ def _compare(
     ways = dict(zip(WAYS, (long, begun, begun | long), strict=True))
     todo = [(s, n, way) for s in options.seeds for n in options.images for way in options.ways]
     for seed, images, way in todo:
-        key = {"way": way, "images": images, "seed": seed}
+        key = {"way": way, "others": "-".join(photos.classes), "images": images, "seed": seed}
         if kept.has(**key):
             continue
         name = f"{images}-{seed}-{way}"
@@ -122,27 +135,29 @@ def _train(
 
 
 def _print(trainings: list[dict[str, Any]]) -> None:
-    by = {(one["images"], one["way"], one["seed"]): one for one in trainings}
+    by = {(one["images"], one["way"], one["others"], one["seed"]): one for one in trainings}
     rows = []
     for images, way in dict.fromkeys((one["images"], one["way"]) for one in trainings):
-        seeds = [s for n, w, s in by if (n, w) == (images, way) and (n, RANDOM, s) in by]
-        if not seeds:
+        found = [(others, seed) for n, w, others, seed in by if (n, w) == (images, way)]
+        pairs = [each for each in found if (images, RANDOM, *each) in by]
+        if not pairs:
             continue  # nothing to compare with yet
-        figures = [by[images, way, seed] for seed in seeds]
+        figures = [by[images, way, *each] for each in pairs]
         accuracy = [one["accuracy"] for one in figures]
-        gains = [by[images, way, s]["accuracy"] - by[images, RANDOM, s]["accuracy"] for s in seeds]
+        plain = [by[images, RANDOM, *each]["accuracy"] for each in pairs]
+        gains = [tuned - before for tuned, before in zip(accuracy, plain, strict=True)]
         rows.append(
             (
                 images,
                 f"{way}, {figures[0]['epochs']} epochs",
-                len(seeds),
-                f"{mean(accuracy):.3f} ± {stdev(accuracy) if len(seeds) > 1 else 0:.3f}",
+                len(pairs),
+                f"{mean(accuracy):.3f} ± {stdev(accuracy) if len(pairs) > 1 else 0:.3f}",
                 "-" if way == RANDOM else points(gains),
                 f"{mean(one['seconds'] for one in figures):.0f}",
             )
         )
-    heads = ("images a class", "how", "seeds", "accuracy ± deviation", "gain in points", "seconds")
-    print_table(heads, sorted(rows, key=lambda row: row[0]), markdown=True)
+    heads = ("images a class", "how", "trainings", "accuracy ± deviation", "gain in points")
+    print_table((*heads, "seconds"), sorted(rows, key=lambda row: row[0]), markdown=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -138,3 +139,38 @@ def counting(number: int) -> Callable[[], float]:
         return float(value)
 
     return run
+
+
+def test_mixed_images_and_labels_have_the_same_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of black and white images in turns, what the other one gives is the brightness."""
+    monkeypatch.syspath_prepend(ROOT)
+    mixing = importlib.import_module("benchmarks.mixing")
+    images = torch.zeros(4, 3, 20, 30)
+    images[2:] = 1
+    shares = []
+    for blend in (mixing.mixup, mixing.cutmix):
+        for seed in range(20):
+            changed, share = blend(images, np.random.default_rng(seed))
+            assert changed[0].mean().item() == pytest.approx(1 - share, abs=1e-6)
+            assert changed[2].mean().item() == pytest.approx(share, abs=1e-6)
+            shares.append(share)
+    assert min(shares) < 0.2
+    assert max(shares) == 1.0  # half of CutMix's batches are left as they are
+    loss = mixing._shared(lambda logits, labels: logits[labels], 0.75)
+    assert loss(torch.tensor([1.0, 5.0]), torch.tensor([0, 1])).tolist() == [2.0, 4.0]
+
+
+def test_a_mixed_training_differs_and_leaves_no_trace(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INCEPTCLI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(ROOT)
+    ablation = importlib.import_module("benchmarks.ablation")
+    words = [str(photos), "--epochs", "1", "--img-size", "32", "--threads", "1", "--seeds", "1"]
+    words += ["--json", str(tmp_path / "out.json"), "--variants"]
+    words += ["whole recipe", *ablation.PUT_IN, "precision (fp32)"]
+    monkeypatch.setattr(sys, "argv", ["ablation", *words])
+    ablation.main()
+    losses = [one["loss"] for one in json.loads((tmp_path / "out.json").read_text())["trainings"]]
+    assert losses[0] == losses[-1]  # the last training is the first one again
+    assert len(set(losses)) == len(losses) - 1

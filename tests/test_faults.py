@@ -12,9 +12,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from conftest import ROOT, draw
 from inceptcli import console
 from inceptcli.cli import main
 from inceptcli.config import TrainConfig
+from inceptcli.data.reader import Looked, PixelSpec, StoppingError
 from inceptcli.engine import device as devices
 from inceptcli.engine import infer
 from inceptcli.engine import predict as prediction
@@ -296,6 +299,43 @@ def slow(training, batch, *, total):
 train.train_step = slow
 main(sys.argv[1:])
 """
+
+
+def test_predict_that_waits_for_names_ends_at_a_signal(weights: Path) -> None:
+    """S3: a thread that reads stdin could not be ended, so none does."""
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = start("predict", "-", "-m", weights, "-j", 0, **pipes)
+    assert process.stderr is not None
+    while "computing on" not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130  # stdin is still open
+    assert "Traceback" not in process.communicate()[1]
+
+
+def test_leaving_a_prediction_ends_the_reading_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = threading.Event()
+
+    def read(paths: Iterable[Path], _: PixelSpec, **more: Any) -> Iterator[Looked]:
+        for number, path in enumerate(paths):
+            if number == prediction.BATCH_SIZE:
+                while not more["stopping"]():
+                    time.sleep(0.01)
+                told.set()
+                raise StoppingError
+            yield Looked(number, np.zeros((2, 2, 3), np.uint8), None, None, path.name)
+
+    monkeypatch.setattr(prediction, "read", read)
+    network: Any = SimpleNamespace(
+        memory=None, temperature=1.0, outputs=("a",), spec=PixelSpec(2, "stretch")
+    )
+    inputs = [prediction.Input(str(number)) for number in range(99)]
+    answer = lambda pixels: np.zeros((len(pixels), 1), np.float32)  # noqa: E731
+    rows = prediction.predict(inputs, network, answer, prediction.Question())
+    assert next(rows).path == "0"
+    rows.close()
+    assert told.is_set()
 
 
 def test_a_second_signal_ends_at_once(pairs: Path) -> None:

@@ -187,12 +187,19 @@ def test_trainings_in_a_given_time_share_it_and_are_alike(photos: Path, tmp_path
         json.loads((tmp_path / "runs" / "r" / name / "config.json").read_text())
         for name in ("repeat1", "repeat2")
     )
-    assert first["settings"]["time_seconds"] == 10
+    assert first["settings"]["time_seconds"] == second["settings"]["time_seconds"] == 10
     assert first["sources"]["train_sizes"].startswith("planned for 10 s")
     assert second["sources"]["train_sizes"] == "planned for repeat1"
     assert first["sources"]["epochs"] == second["sources"]["epochs"] == "option"  # typed in SMALL
     for name in ("epochs", "train_sizes"):
         assert second["settings"][name] == first["settings"][name]
+
+
+def test_no_time_for_so_many_trainings_is_refused(photos: Path, tmp_path: Path) -> None:
+    config = settings(photos, tmp_path / "run", folds=10, repeats=10, time_seconds=60.0)
+    with pytest.raises(UsageError, match="60 s for 100 trainings"):
+        run_folds(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_repeats_of_folds_divide_anew(photos: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 
 from inceptcli.cli import main, options
@@ -14,6 +15,7 @@ from inceptcli.config import TrainConfig, resolve
 from inceptcli.data.prepare import prepare
 from inceptcli.engine import find_lr
 from inceptcli.engine import plan as plan_module
+from inceptcli.engine.adapt import adapt
 from inceptcli.engine.device import choose_device
 from inceptcli.engine.find_lr import suggest
 from inceptcli.engine.optim import train_size
@@ -100,6 +102,28 @@ def test_pictures_that_shrink_are_measured_as_they_are(
     assert not (tmp_path / "last.pth").exists()
 
 
+def test_a_plan_is_made_by_the_speed_of_its_own_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few epochs have small batches, and those take longer, here in proportion."""
+    labels, measured = np.arange(1000) % 4, []
+    photos = Mock(labels=labels, classes=list("abcd"), indices=lambda _: np.arange(1000))
+
+    def begin(config: TrainConfig) -> Mock:
+        return Mock(config=adapt(config, photos)[0], photos=photos)
+
+    def measure(training: Mock) -> Speed:
+        measured.append(training.config.batch_size)
+        return replace(SPEED, by_area=1e-6 * 32 / measured[-1])
+
+    monkeypatch.setattr(plan_module, "measure", measure)
+    config = settings(120)
+    planned, _, speed = plan_module.measured_plan(config, begin, {})
+    assert measured == [32, 16, 8]
+    assert begin(planned).config.batch_size == 8
+    assert planned == plan(config, speed, {})[0]
+    assert plan_module.measured_plan(settings(1800), begin, {})[0].epochs > planned.epochs
+    assert measured == [32, 16, 8, 32]  # one is enough where the size stays
+
+
 @pytest.mark.parametrize(("saving", "over"), [(2.9, False), (3.1, True)])
 def test_the_time_for_saving_counts(saving: float, over: bool) -> None:
     training = Mock()
@@ -137,6 +161,15 @@ def test_the_suggestion_lies_below_the_lowest_loss() -> None:
 
 
 WORDS = ["--img-size", "32", "-j", "0", "--group", "none"]
+
+
+def test_a_rate_that_spoils_the_weights_is_no_bug_of_the_plan(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", str(photos), *WORDS, "--recipe", "tutorial", "--lr", "1e20", "-b", "8"]
+    with pytest.raises(SystemExit) as caught:
+        main([*words, "--time", "10s", "-o", str(tmp_path / "run")])
+    assert caught.value.code == 6, capsys.readouterr().err
 
 
 def test_find_lr_draws_and_suggests(

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
+_PATIENCE = 2.0  # seconds for an item that was told that nobody wants it
 
 
 def ahead(
     items: Iterable[T], *, depth: int = 1, left: threading.Event | None = None
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """Yield ``items`` in order, prepared in a thread up to ``depth`` ahead.
 
     What the thread raises is raised here. Leaving early ends the thread after the item in hand.
+    Use ``contextlib.closing`` where an exception may leave.
 
     Args:
         items: What is prepared.
         depth: How many may wait.
-        left: Set when the consumer leaves, for an item that takes long and asks.
+        left: Set when the consumer leaves early, for an item that takes long and asks. One that
+            does not hear, as a read that hangs, is then left to its thread.
     """
     source = iter(items)
     ready: queue.SimpleQueue[tuple[list[T], BaseException | None]] = queue.SimpleQueue()
     room = threading.Semaphore(depth)
-    left = left or threading.Event()
+    asked, left = left is not None, left or threading.Event()
 
     def prepare() -> None:
         try:
@@ -45,9 +48,11 @@ def ahead(
                 raise error
             room.release()
             yield from item
-    finally:
+    except BaseException:
         left.set()
+        raise
+    finally:
         room.release()
-        thread.join()
-        if isinstance(source, Generator):
+        thread.join(_PATIENCE if asked else None)
+        if isinstance(source, Generator) and not thread.is_alive():
             source.close()  # decoding processes end with it

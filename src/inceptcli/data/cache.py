@@ -140,6 +140,7 @@ class PixelStore:
     Attributes:
         facts: By index; None for what was not looked at yet, or rejected.
         lost: By index: samples that :meth:`take` had to leave out, with the latest reason.
+        leaving: Ends reading with ``StoppingError`` once it is set.
     """
 
     def __init__(
@@ -160,9 +161,13 @@ class PixelStore:
         self._reading = reading
         self._folder = folder
         self._shelf = shelf
+        self.leaving = threading.Event()
         self._lock = threading.Lock()
         self._reader = Reader(
-            spec, workers=reading.workers, timeout=reading.timeout, stopping=reading.stopping
+            spec,
+            workers=reading.workers,
+            timeout=reading.timeout,
+            stopping=lambda: self.leaving.is_set() or reading.stopping(),
         )
 
     def __enter__(self) -> PixelStore:
@@ -184,7 +189,7 @@ class PixelStore:
 
         Raises:
             ResourceError: A file was not read within the time given, or the workers cannot live.
-            StoppingError: ``stopping()`` became true.
+            StoppingError: ``stopping()`` became true, or ``leaving`` is set.
         """
         wanted = np.asarray(indices, np.int64)
         size = self._spec.image_size

@@ -39,7 +39,9 @@ def save_epoch(training: Training, row: EpochDone) -> None:
         }
         figures = {"val_accuracy": row.val_accuracy, "val_loss": row.val_loss}
         t.saving.best = weights, replace(t.record, epoch=row.epoch, metrics=figures)
+    started = time.monotonic()
     _save(t, must=False)
+    t.saving.seconds += time.monotonic() - started
     stop_if_asked(t)
 
 
@@ -101,7 +103,6 @@ def finish(training: Training) -> None:
 
 
 def _save(t: Training, *, must: bool) -> None:
-    started = time.monotonic()
     if t.device.is_first:
         try:
             _write(t)
@@ -114,7 +115,6 @@ def _save(t: Training, *, must: bool) -> None:
             t.saving.behind = False
             t.emit(StateSaved(t.progress.epoch, t.progress.step))
     t.saving.at = time.monotonic()
-    t.saving.seconds += t.saving.at - started
 
 
 def _write(t: Training) -> None:

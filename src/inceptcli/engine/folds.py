@@ -22,6 +22,7 @@ from inceptcli.data.split import assign_folds, assign_roles, read_split
 from inceptcli.engine.conclude import TrainResult
 from inceptcli.engine.device import choose_device
 from inceptcli.engine.intervals import Pooled, pool
+from inceptcli.engine.plan import PLANNED
 from inceptcli.engine.run import choose_folder, prepare_photos, run
 from inceptcli.engine.signals import StopRequest
 from inceptcli.errors import DataError, StoppedError, UsageError
@@ -143,6 +144,11 @@ def _parts(config: TrainConfig, folder: Path) -> list[TrainConfig]:
     """The settings of each training: repeats have other seeds, folds a split of their own."""
     parts = []
     count = (config.repeats or 1) * (config.folds or 1)
+    if config.time_seconds is not None and config.time_seconds < count:
+        raise UsageError(
+            f"--time: {config.time_seconds:g} s for {count} trainings is less than a second for "
+            "each; give more"
+        )
     for repeat in range(config.repeats or 1):
         for fold in range(config.folds or 1):
             words = [f"repeat{repeat + 1}"] * bool(config.repeats)
@@ -165,16 +171,16 @@ def _parts(config: TrainConfig, folder: Path) -> list[TrainConfig]:
 def _as_planned(
     part: TrainConfig, first: TrainConfig, sources: Mapping[str, str]
 ) -> tuple[TrainConfig, dict[str, str]]:
-    """With ``--time`` the epochs and sizes of the first training, so that all are alike."""
+    """With ``--time`` the epochs and sizes planned for the first training, not others for each."""
     told = dict(sources)
     if first.time_seconds is None or part is first or first.output is None:
         return part, told
     then = TrainConfig.from_json(read_settings(first.output))
+    told["time_seconds"] = f"{PLANNED} {first.output.name}"
     for name in ("epochs", "train_sizes"):
         if told.get(name) != "option":
-            told[name] = f"planned for {first.output.name}"
-    part = replace(part, epochs=then.epochs, train_sizes=then.train_sizes, time_seconds=None)
-    return part, told
+            told[name] = told["time_seconds"]
+    return replace(part, epochs=then.epochs, train_sizes=then.train_sizes), told
 
 
 def _begin(

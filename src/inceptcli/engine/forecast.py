@@ -1,4 +1,4 @@
-"""What a training would take: a few steps made, nothing written."""
+"""What a training would take: a few steps made, nothing kept."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 
 import torch
 
-from inceptcli.config import TrainConfig
-from inceptcli.engine.plan import measure, plan
+from inceptcli.config import TrainConfig, known
+from inceptcli.data.loader import batches
+from inceptcli.engine.adapt import adapt
+from inceptcli.engine.plan import measure, measured_plan
 from inceptcli.engine.run import joined, prepare_photos, set_up
 from inceptcli.engine.signals import StopRequest
-from inceptcli.engine.train import batches_of
+from inceptcli.engine.training import Training
 from inceptcli.events import Emit, Notice, silent
 
 
@@ -27,7 +29,7 @@ class Forecast:
         steps_per_epoch: Of the optimizer.
         epochs: In all.
         images_per_second: In training, over all epochs and their sizes.
-        epoch_seconds: An epoch's training and validation, on average.
+        epoch_seconds: An epoch's training, validation and saving, on average.
         total_seconds: All epochs.
         peak_bytes: The most memory held so far, of the GPU where there is one.
     """
@@ -54,11 +56,17 @@ def forecast(
         emit = emit if device.is_first else silent
         photos = prepare_photos(config, device, stop, emit)
         with photos.store:
-            training = set_up(config, photos, device, Path(), stop, emit)
-            config, steps = training.config, batches_of(training, 1)
-            speed = measure(training)
-        if config.time_seconds is not None:
-            config, _ = plan(config, speed, sources or {})
+
+            def begin(tried: TrainConfig) -> Training:
+                return set_up(tried, photos, device, Path(), stop, emit)
+
+            if config.time_seconds is None:
+                speed = measure(begin(config))
+            else:
+                config, _, speed = measured_plan(config, begin, sources or {})
+            config, _ = adapt(config, photos)
+            train, size = photos.indices("train"), known(config.batch_size)
+            steps = batches(train, size, least=2 * device.world)
         emit(Notice(f"computing on {device.torch_device} in {device.precision}: {device.reason}"))
         total = speed.total(config)
         return Forecast(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Classifier:
-    """A trained network, ready to answer: batch norm folded, on its device, in its precision.
+    """A trained network, ready to answer: with less work (``model.fold``), on its device.
 
     Args:
         model: The network, answering logits; it is copied.

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
-from inceptcli.config import TrainConfig
+from inceptcli.config import TrainConfig, known
 from inceptcli.data.augment import Crop, Indices
 from inceptcli.data.loader import Loader
+from inceptcli.engine.adapt import adapt
 from inceptcli.engine.checkpoint import save_now
 from inceptcli.engine.infer import Classifier
 from inceptcli.engine.optim import train_size
 from inceptcli.engine.train import batches_of, train_step
-from inceptcli.engine.training import Training
+from inceptcli.engine.training import Saving, Training
 from inceptcli.errors import OutputError, UsageError
+from inceptcli.events import silent
 
+PLANNED = "planned for"  # how the source of a setting begins
 STEPS = 3  # timed ones a size; one more before them warms up
 MARGIN = 0.9  # part of the time that is planned: measured speeds are rough
 ENOUGH = 20  # epochs wanted before training pictures are made smaller for more
@@ -59,7 +63,10 @@ class Speed:
 
 
 def measure(training: Training) -> Speed:
-    """Make a few steps at the smallest and the largest size; the weights are moved by them."""
+    """Make a few steps at the smallest and the largest size; the weights are moved by them.
+
+    Of several processes all take the first one's figures.
+    """
     t, config = training, training.config
     steps = batches_of(t, 1)
     sides = sorted({train_size(config, 1), train_size(config, config.epochs)})
@@ -76,7 +83,7 @@ def measure(training: Training) -> Speed:
     started = time.monotonic()
     classifier.logits(batch)
     validated = time.monotonic() - started
-    return Speed(
+    speed = Speed(
         images=len(t.photos.indices("train")),
         val_images=len(t.photos.indices("val")),
         fixed=fixed,
@@ -84,6 +91,7 @@ def measure(training: Training) -> Speed:
         val=validated / len(batch) / t.device.world,  # each has its share
         save=_seconds_a_save(t),
     )
+    return Speed(**json.loads(t.device.share(json.dumps(asdict(speed)))))
 
 
 def _seconds_an_image(t: Training, steps: list[Indices], side: int) -> float:
@@ -101,16 +109,43 @@ def _seconds_an_image(t: Training, steps: list[Indices], side: int) -> float:
 
 
 def _seconds_a_save(t: Training) -> float:
-    """Writing to the folder for temporary files: the run folder holds nothing yet."""
-    state = t.average.network.state_dict()
-    t.saving.best = {name: part.cpu() for name, part in state.items()}, t.record
+    """Writing to the folder for temporary files: the run folder holds nothing yet.
+
+    0 where it cannot be written, or the steps have spoiled the weights: the training will say so.
+    """
+    weights = {name: part.cpu() for name, part in t.average.network.state_dict().items()}
+    saving = Saving(best=(weights, t.record))
+    started = time.monotonic()
     try:
         with tempfile.TemporaryDirectory() as name:
-            t.run_dir = Path(name)
-            save_now(t)
-    except (OSError, OutputError):
-        return 0.0  # full, or not writable: what that folder takes is not what the run's does
-    return t.saving.seconds
+            save_now(replace(t, run_dir=Path(name), saving=saving, emit=silent))
+            return time.monotonic() - started
+    except (OSError, OutputError, ValueError):
+        return 0.0
+
+
+def measured_plan(
+    config: TrainConfig, begin: Callable[[TrainConfig], Training], sources: Mapping[str, str]
+) -> tuple[TrainConfig, dict[str, str], Speed]:
+    """What ``plan`` gives, by a speed measured here in batches of the size that it leads to.
+
+    Args:
+        config: The settings.
+        begin: Sets up a training that stands before its first step.
+        sources: Where each setting came from.
+
+    Raises:
+        UsageError: Not even the shortest training fits.
+    """
+    tried = config
+    while True:  # fewer epochs have smaller batches, which take longer: three times at most
+        training = begin(tried)
+        speed = measure(training)
+        planned, reasons = plan(config, speed, sources)
+        then, _ = adapt(planned, training.photos)
+        if known(then.batch_size) >= known(training.config.batch_size):
+            return planned, reasons, speed
+        tried = planned
 
 
 def plan(
@@ -148,7 +183,7 @@ def plan(
             f"--time: {config.time_seconds:g} s are too short, {least.epochs} epochs take about "
             f"{speed.total(least) / MARGIN:.0f} s here; give more, or a smaller --img-size"
         )
-    reason = f"planned for {config.time_seconds:g} s, about {speed.total(best):.0f} s"
+    reason = f"{PLANNED} {config.time_seconds:g} s, about {speed.total(best):.0f} s"
     return best, {name: reason for name in ("epochs", "train_sizes") if name not in given}
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -101,12 +102,13 @@ def ask(
     where: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
     parts: list[Logits] = []
     starts = range(0, len(chosen), BATCH_SIZE)
-    taken = ahead(photos.store.take(chosen[start : start + BATCH_SIZE]) for start in starts)
-    for start, (pixels, which) in zip(starts, taken, strict=True):
-        if len(which):
-            parts.append(answer(pixels))
-            where.append(which)
-        watch(min(start + BATCH_SIZE, len(chosen)), len(chosen))
+    batches = (photos.store.take(chosen[start : start + BATCH_SIZE]) for start in starts)
+    with closing(ahead(batches, left=photos.store.leaving)) as taken:
+        for start, (pixels, which) in zip(starts, taken, strict=True):
+            if len(which):
+                parts.append(answer(pixels))
+                where.append(which)
+            watch(min(start + BATCH_SIZE, len(chosen)), len(chosen))
     return np.concatenate(where), parts
 
 
@@ -183,22 +185,23 @@ def predict(
     batches = _batched(
         read(paths(), spec, workers=question.workers, want_facts=facts, stopping=left.is_set)
     )
-    for batch in ahead(batches, left=left) if question.ahead else batches:
-        answers = iter(_probabilities(batch, answer, network.temperature))
-        for item in batch:
-            while waiting[0].error is not None:
-                yield Prediction(waiting[0].path, error=waiting.popleft().error)
-            path = waiting.popleft().path
-            if item.pixels is None:
-                yield Prediction(path, error=f"{item.reason}: {item.detail}")
-            else:
-                seen = _seen(network.memory, item)
-                yield _prediction(path, next(answers), network.outputs, question, seen)
+    with closing(ahead(batches, left=left) if question.ahead else batches) as ready:
+        for batch in ready:
+            answers = iter(_probabilities(batch, answer, network.temperature))
+            for item in batch:
+                while waiting[0].error is not None:
+                    yield Prediction(waiting[0].path, error=waiting.popleft().error)
+                path = waiting.popleft().path
+                if item.pixels is None:
+                    yield Prediction(path, error=f"{item.reason}: {item.detail}")
+                else:
+                    seen = _seen(network.memory, item)
+                    yield _prediction(path, next(answers), network.outputs, question, seen)
     for each in waiting:
         yield Prediction(each.path, error=each.error)
 
 
-def _batched(looked: Iterator[Looked]) -> Iterator[list[Looked]]:
+def _batched(looked: Iterator[Looked]) -> Generator[list[Looked], None, None]:
     while batch := list(islice(looked, BATCH_SIZE)):
         yield batch
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from inceptcli.engine.optim import (
     loss_per_image,
     make_optimizer,
 )
-from inceptcli.engine.plan import Speed, measure, plan
+from inceptcli.engine.plan import PLANNED, measured_plan
 from inceptcli.engine.resume import Saved
 from inceptcli.engine.signals import StopRequest
 from inceptcli.engine.train import fit
@@ -137,7 +136,7 @@ def _in_time(
     sources: Mapping[str, str],
 ) -> tuple[TrainConfig, dict[str, str]]:
     """Plan a training for ``--time``, or take the plan of a saved one; others are as they are."""
-    if config.time_seconds is None:
+    if config.time_seconds is None or sources.get("time_seconds", "").startswith(PLANNED):
         return config, {}
     if saved is not None:
         then = saved.settings
@@ -145,9 +144,12 @@ def _in_time(
         planned: dict[str, Any] = {"epochs": int(then["epochs"]), "train_sizes": sizes}
         typed = {name for name in planned if sources.get(name) == "option"}
         return replace(config, **{k: v for k, v in planned.items() if k not in typed}), {}
-    speed = measure(set_up(config, photos, device, Path(), stop, silent))
-    speed = Speed(**json.loads(device.share(json.dumps(asdict(speed)))))  # the first process's
-    return plan(config, speed, sources)
+
+    def begin(tried: TrainConfig) -> Training:
+        return set_up(tried, photos, device, Path(), stop, silent)
+
+    config, reasons, _ = measured_plan(config, begin, sources)
+    return config, reasons
 
 
 def choose_folder(config: TrainConfig) -> Path:

@@ -31,7 +31,7 @@ class Saving:
         best: The best weights and their record while they are not on the disk yet.
         behind: Whether the last save failed.
         damaged: Whether the newest state is, so that the one before it must be kept.
-        seconds: Spent on saving in this sitting.
+        seconds: Spent after epochs in this sitting; what is spent inside one is in its own time.
     """
 
     at: float = field(default_factory=time.monotonic)

@@ -64,11 +64,11 @@ def separate_pools(model: Net) -> Net:
     """The network itself, its pools of 3x3 with stride 1 made separable."""
     for parent in list(model.modules()):
         for name, part in parent.named_children():
-            if isinstance(part, nn.MaxPool2d) and _is_three_by_one(part):
+            if isinstance(part, nn.MaxPool2d) and _is_separable(part):
                 setattr(parent, name, SeparablePool())
     return model
 
 
-def _is_three_by_one(pool: nn.MaxPool2d) -> bool:
+def _is_separable(pool: nn.MaxPool2d) -> bool:
     shape = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
     return shape == (3, 1, 1, 1) and not pool.return_indices
