@@ -315,11 +315,12 @@ def test_predict_that_waits_for_names_ends_at_a_signal(weights: Path) -> None:
 
 
 def test_leaving_a_prediction_ends_the_reading_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = threading.Event()
+    begun, told = threading.Event(), threading.Event()
 
     def read(paths: Iterable[Path], _: PixelSpec, **more: Any) -> Iterator[Looked]:
         for number, path in enumerate(paths):
             if number == prediction.BATCH_SIZE:
+                begun.set()
                 while not more["stopping"]():
                     time.sleep(0.01)
                 told.set()
@@ -334,6 +335,7 @@ def test_leaving_a_prediction_ends_the_reading_ahead(monkeypatch: pytest.MonkeyP
     answer = lambda pixels: np.zeros((len(pixels), 1), np.float32)  # noqa: E731
     rows = prediction.predict(inputs, network, answer, prediction.Question())
     assert next(rows).path == "0"
+    assert begun.wait(10)
     rows.close()
     assert told.is_set()
 
