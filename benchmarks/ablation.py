@@ -12,17 +12,29 @@ from contextlib import nullcontext
 from functools import partial
 from statistics import mean
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from benchmarks.mixing import cutmix, mixed, mixup, policy
 from benchmarks.trainings import Kept, options_of, points, train_divided
 
 from inceptcli.console import print_table, say
+from inceptcli.model import inception
 
 WHOLE = "whole recipe"
+
+
+def _as_it_is(part: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    del part
+    return images
+
+
 LEFT_OUT: dict[str, dict[str, Any]] = {
     WHOLE: {},
     "network (inception_v1 instead)": {"arch": "inception_v1"},
+    "initialisation (torch's instead)": {},
+    "dropout": {},
+    "AdamW (SGD instead)": {"optimizer": "sgd"},
     "weight decay, which makes AdamW Adam": {"weight_decay": 0.0},
     "warm-up": {"warmup_epochs": 0.0},
     "cosine (constant instead)": {"schedule": "constant"},
@@ -42,7 +54,9 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
     "precision (bf16)": {"precision": "bf16"},
     "precision (fp32)": {"precision": "fp32"},
 }
-PUT_IN = {  # what the program does not have
+PUT_IN = {  # what the program has no setting for
+    "initialisation (torch's instead)": partial(patch, f"{inception.__name__}.initialise"),
+    "dropout": partial(patch.object, torch.nn.Dropout, "forward", _as_it_is),
     "mixup put in": partial(mixed, mixup),
     "CutMix put in": partial(mixed, cutmix),
     "colours (TrivialAugment instead)": policy,

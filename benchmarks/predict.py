@@ -41,6 +41,8 @@ from inceptcli.model.inception import InceptionV1
 from inceptcli.model.weights import Record, save_weights
 
 BATCH = plain.BATCH_SIZE
+FRESH = "plain loop in a process that has not trained"
+KEPT = f"{FRESH}, kept memory alone"
 
 
 def main() -> None:
@@ -57,7 +59,7 @@ def main() -> None:
 
 def _network(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
     size = options.img_size
-    levers = (PLAIN, "channels last alone", "folding alone", "kept memory alone")
+    levers = (PLAIN, "channels last alone", "folding alone", FRESH, KEPT)
     cases = {lever: apart(plain_network, size, lever) for lever in levers}
     pixels = torch.randint(0, 256, (BATCH, size, size, 3), dtype=torch.uint8)
     model = InceptionV1(CLASSES, image_size=size)
@@ -70,10 +72,10 @@ def _network(place: Path, small: Path, options: argparse.Namespace) -> list[Line
 
 def plain_network(size: int, lever: str) -> Case:
     """The script's network, as it is or with one lever of the program."""
-    model = trained(size)
+    model = plain.network(CLASSES, size).eval() if lever in (FRESH, KEPT) else trained(size)
     if lever == "folding alone":
         model = fold_batch_norm(model)
-    if lever == "kept memory alone":
+    if lever == KEPT:
         choose_device("cpu", "fp32")
     rows = torch.channels_last if lever == "channels last alone" else torch.contiguous_format
     images = torch.randn(BATCH, 3, size, size).to(memory_format=rows)

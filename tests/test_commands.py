@@ -246,6 +246,46 @@ def test_what_was_trained_on_is_said(trained: Path, capsys: pytest.CaptureFixtur
     assert "1 of 1 inputs, or near copies of them, were trained on" in output.err
 
 
+def test_evaluate_takes_groups(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of photographs that are others, and of the run's own, whose roles stay."""
+    photos, weights = trained.parent / "photos", shutil.copy(trained / "best_model.pth", tmp_path)
+    names = [path.relative_to(photos).as_posix() for path in sorted(photos.rglob("*.png"))]
+    table = tmp_path / "groups.csv"
+    table.write_text("path,group\n" + "".join(f"{name},{name[:5]}\n" for name in names))
+
+    def groups(*words: object) -> int:
+        assert call("evaluate", *words, "--json") == 0
+        return int(json.loads(capsys.readouterr().out)["groups"])
+
+    tens = len({name[:5] for name in names})  # cat/0 to eel/1
+    assert groups(photos, "-m", weights) > tens
+    assert groups(photos, "-m", weights, "--group-file", table) == tens
+    assert groups(photos, "-m", weights, "--group", r"^(...)/") == 3
+    assert groups("-m", trained, "--role", "all", "--group-file", table) == tens
+    words = ("evaluate", photos, "-m", weights, "--group-file", table, "--group", "none")
+    assert call(*words) == 2
+    assert "two ways to say it" in capsys.readouterr().err
+
+
+def test_photographs_that_have_moved_are_measured_by_the_old_split(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As docs/tutorial.md says; and a training goes on with them."""
+    moved = shutil.copytree(trained.parent / "photos", tmp_path / "moved")
+    assert call("evaluate", "-m", trained, "--json") == 0
+    before = json.loads(capsys.readouterr().out)
+    words = ("evaluate", moved, "-m", trained, "--split", trained / "split.csv")
+    assert call(*words, "--json") == 0
+    after = json.loads(capsys.readouterr().out)
+    assert (after["role"], after["accuracy"]) == ("test", before["accuracy"])
+    assert after["confusion"] == before["confusion"]
+    run = shutil.copytree(trained, tmp_path / "run")
+    assert call("train", moved, "--resume", run, "--epochs", 3, "--allow-change") == 0
+    assert len((run / "history.csv").read_text().splitlines()) == 4
+
+
 def test_evaluate_compares_and_finds_a_threshold(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,7 +17,7 @@ def cache(
     ] = "list",
     as_json: Json = False,
 ) -> None:
-    """Show or clear the cache of decoded pixels, which all commands share.
+    """Show or clear the cache of decoded pixels; not folders given as --cache DIR.
 
     Example: inceptcli cache clear
     """

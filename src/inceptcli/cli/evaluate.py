@@ -25,6 +25,8 @@ from inceptcli.cli.options import (
     ClassNames,
     DeviceOption,
     FollowLinks,
+    Group,
+    GroupFile,
     Json,
     Labels,
     MaxBad,
@@ -72,7 +74,8 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="CLASS",
-            help="The class that a test is for: sensitivity, specificity, predictive values.",
+            help="The class of the sensitivity, specificity and predictive values. Without it, of "
+            "two classes, the second by name.",
         ),
     ] = None,
     mapped: Annotated[
@@ -87,6 +90,8 @@ def evaluate(
     classes_from: ClassesFrom = None,
     split: Split = None,
     labels: Labels = None,
+    group: Group = None,
+    group_file: GroupFile = None,
     raw: Raw = False,
     output: Annotated[
         Path | None,
@@ -111,14 +116,17 @@ def evaluate(
     ] = False,
     against: Annotated[
         Path | None,
-        typer.Option(metavar="OTHER", help="Compare with these weights on the same photographs."),
+        typer.Option(
+            metavar="OTHER", help="Compare with these weights or this run, on the same photographs."
+        ),
     ] = None,
     min_precision: Annotated[
         float | None,
         typer.Option(
             min=0.01,
             max=1.0,
-            help="Find on val the probability from which on this part of the answers is right.",
+            help="Find on val the smallest probability from which on at least this part (0 to 1) "
+            "of the answers is right.",
         ),
     ] = None,
     save: Annotated[

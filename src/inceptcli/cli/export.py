@@ -22,7 +22,7 @@ def export(
             "-o",
             "--output",
             metavar="FILE",
-            help="Write here. Without it: model.onnx, .pt2 or .safetensors.",
+            help="Write here. Without it: model.onnx, model.pt2 or model.safetensors.",
         ),
     ] = None,
     form: Annotated[

@@ -85,7 +85,12 @@ def predict(
     raw: Raw = False,
     threshold: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="Mark rows of a lower probability as uncertain."),
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Mark rows of a lower probability as uncertain. Without it: the threshold that "
+            "evaluate --save has stored, if any.",
+        ),
     ] = None,
     max_megapixels: MaxMegapixels = None,
     device: DeviceOption = None,

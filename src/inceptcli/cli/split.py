@@ -92,8 +92,6 @@ def split(
         refuse_typed(ctx, "is how --layout places files; give that as well", "link")
     config = DataConfig(**settings(ctx, DataConfig))
     keep_outside(config.root, output, layout, preview, suspects)
-    if group is not None and group_file is not None:
-        raise UsageError("--group and --group-file are two ways to say it; give one of them")
     _check_written(config, output, preview, suspects)
     from inceptcli.data.layout import lay_out
     from inceptcli.data.prepare import check_photos, prepare, write_manifest

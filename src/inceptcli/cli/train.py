@@ -218,7 +218,7 @@ def train(
             "--monitor",
             panel=TRAINING,
             metavar="val_accuracy|val_balanced_accuracy|val_loss",
-            help="What the best epoch is best in; ties go to the lower loss.",
+            help="Figure that the best epoch is chosen by; of equal ones the lower loss wins.",
         ),
     ] = None,
     time_seconds: Annotated[

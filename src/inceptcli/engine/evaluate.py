@@ -321,6 +321,8 @@ def photos_config(network: Network, given: Mapping[str, Any], *, own: bool = Tru
     seen = {"image_size": network.spec.image_size, "resize": network.spec.resize}
     try:
         if stored and _is_same(given.get("root", stored["root"]), stored["root"]):
+            if "group" in given:
+                stored = stored | {"group_file": None}
             settings = stored | {"split": run / SPLIT} | dict(given)
             return DataConfig.from_json(settings | seen)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
