@@ -61,7 +61,7 @@ def trained(fused: bool | None) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3))
     model.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(model, TrainConfig(root=Path(), lr=1e-2))
+    optimizer = make_optimizer(model, TrainConfig(root=Path(), lr=1e-2, weight_decay=0.05))
     for group in optimizer.param_groups:
         group["fused"] = fused
     for _ in range(2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -175,8 +176,11 @@ def test_rules_choose_what_is_open_and_say_why(uneven: Path) -> None:
     photos = prepare(config)
     chosen, reasons = adapt(config, photos)
     assert (chosen.batch_size, chosen.lr, chosen.warmup_epochs) == (8, 0.001, 4.0)
+    assert chosen.weight_decay == 0.05
+    assert adapt(replace(config, optimizer="sgd"), photos)[0].weight_decay == 5e-4
+    assert adapt(replace(config, optimizer="adam"), photos)[0].weight_decay == 0
     assert chosen.class_weights == "balanced"
-    assert set(reasons) == {"batch_size", "lr", "warmup_epochs", "class_weights"}
+    assert set(reasons) == {"batch_size", "lr", "weight_decay", "warmup_epochs", "class_weights"}
     assert all(reason.startswith("rule: ") for reason in reasons.values())
     assert adapt(chosen, photos) == (chosen, {})
 
@@ -194,7 +198,8 @@ def test_few_pictures_or_epochs_come_in_small_batches(images: int, epochs: int, 
 
 def test_rules_leave_what_was_typed(uneven: Path) -> None:
     typed = {"batch_size": 5, "lr": 0.3, "warmup_epochs": 0.0, "class_weights": "none"}
-    config, _ = resolve("default", {"root": uneven, "image_size": 32, "workers": 0, **typed})
+    more = {"weight_decay": 0.1, "image_size": 32, "workers": 0}
+    config, _ = resolve("default", {"root": uneven, **typed, **more})
     assert adapt(config, prepare(config)) == (config, {})
 
 

@@ -126,7 +126,8 @@ class TrainConfig(DataConfig):
     accumulate: int = 1  # parts that a batch is computed in, one after the other: less memory
     optimizer: Optimizer = "adamw"  # needs less tuning than SGD on few steps
     lr: float | None = None  # the largest of the schedule: grows with the root of the batch
-    weight_decay: float = 0.05  # on kernels and matrices only; decoupled, so small sets need it
+    weight_decay: float | None = None  # on kernels and matrices only: 0.05 with AdamW, which
+    # decouples it from the gradient; so much would keep the others from learning
     schedule: Schedule = "cosine"  # by step, down to zero at the last one: the end is the best
     warmup_epochs: float | None = None  # a full first step can kill ReLUs: a tenth of the run
     label_smoothing: float = 0.1  # keeps few pictures from being learned by heart

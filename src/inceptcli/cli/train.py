@@ -125,7 +125,9 @@ def train(
     weight_decay: Annotated[
         float | None,
         option(
-            "--weight-decay", panel=TRAINING, help="Weight decay, of kernels and matrices only."
+            "--weight-decay",
+            panel=TRAINING,
+            help="Weight decay, of kernels and matrices only; without it by --optimizer.",
         ),
     ] = None,
     schedule: Annotated[

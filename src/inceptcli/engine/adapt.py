@@ -18,6 +18,7 @@ from inceptcli.data.prepare import Photos
 STEPS_PER_EPOCH, STEPS = 25, 200  # wanted at least, by smaller batches; measured in docs/recipe.md
 SMALLEST_BATCH, LARGEST_BATCH = 8, 32
 LR_OF_32 = {"adam": 1e-3, "adamw": 2e-3, "sgd": 5e-2}  # in batches of 32
+DECAY = {"adam": 0.0, "adamw": 0.05, "sgd": 5e-4}  # Adam and SGD add it to the gradient
 WITH_WEIGHTS = 0.5  # of that rate: what is there already is not to be lost
 WARMUP = 0.1  # of the epochs
 RARE = 5.0  # the largest class has so many times the images of the smallest: imbalance
@@ -41,6 +42,8 @@ def adapt(config: TrainConfig, photos: Photos) -> tuple[TrainConfig, dict[str, s
         if config.weights is not None:
             lr, reason = lr * WITH_WEIGHTS, f"{reason}, half with --weights"
         chosen["lr"] = float(f"{lr:.2g}"), reason
+    if config.weight_decay is None:
+        chosen["weight_decay"] = DECAY[config.optimizer], f"rule: {config.optimizer}"
     if config.warmup_epochs is None:
         chosen["warmup_epochs"] = WARMUP * config.epochs, "rule: a tenth of the epochs"
     if config.class_weights == "auto":

@@ -61,10 +61,10 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     Weight decay acts on matrices and convolution kernels only: pulling norms and biases towards
     zero regularises nothing (He et al., "Bag of Tricks", 2019, section 3.1).
     """
-    lr = known(config.lr)
+    lr, decay = known(config.lr), known(config.weight_decay)
     parameters = list(model.parameters())
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if config.optimizer == "sgd":
