@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,6 +195,21 @@ def test_rules_choose_what_is_open_and_say_why(uneven: Path) -> None:
 )
 def test_few_pictures_or_epochs_come_in_small_batches(images: int, epochs: int, batch: int) -> None:
     assert _batch_size(images, epochs)[0] == batch
+
+
+def test_fine_tuning_on_few_photographs_makes_enough_steps(uneven: Path) -> None:
+    """36 training pictures in batches of 8 are five steps an epoch; typed epochs stay."""
+    typed = {"root": uneven, "weights": "a.pth", "image_size": 32, "workers": 0, "cache": "none"}
+    config, _ = resolve("default", typed)
+    photos = prepare(config)
+    steps = math.ceil(len(photos.indices("train")) / 8)
+    chosen, reasons = adapt(config, photos)
+    assert chosen.epochs == math.ceil(200 / steps) > config.epochs
+    assert chosen.warmup_epochs == pytest.approx(chosen.epochs / 10)
+    assert reasons["epochs"] == "rule: at least 200 steps"
+    assert adapt(chosen, photos) == (chosen, {})
+    assert adapt(resolve("default", typed | {"epochs": 7})[0], photos)[0].epochs == 7
+    assert adapt(replace(config, least_steps=20), photos)[0].epochs == config.epochs
 
 
 def test_rules_leave_what_was_typed(uneven: Path) -> None:

@@ -151,6 +151,7 @@ class TrainConfig(DataConfig):
 
     weights: str | None = None  # a weights file to begin with, or IMAGENET
     freeze_epochs: int = 0  # first epochs in which only new layers learn
+    least_steps: int = 0  # epochs are added until there are so many, unless they were typed
     layer_lr_decay: float = 1.0  # from depth to depth towards the image, of layers taken over
 
     folds: int | None = None  # trainings, each tested on another part of the photographs
@@ -221,6 +222,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 # What a training that begins with other weights sets otherwise; a recipe is beneath it.
 FINE_TUNING: dict[str, Any] = {
     "epochs": 10,
+    "least_steps": 200,  # few photographs need more passes: measured in docs/how-to/fine-tune.md
     "freeze_epochs": 2,
     "layer_lr_decay": 0.5,
     "lr": None,  # by ``engine.adapt``, whatever the recipe beneath says
@@ -252,6 +254,8 @@ def resolve(
         values = values | FINE_TUNING | dict(suggested or {})
         sources |= dict.fromkeys(FINE_TUNING, "fine-tuning")
         sources |= dict.fromkeys(suggested or {}, "weights")
+        if "epochs" in given:
+            values = values | {"least_steps": 0}
     sources |= dict.fromkeys(given, "option")
     return TrainConfig(**(values | given | {"recipe": recipe})), sources
 
@@ -283,6 +287,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "random_erase": (0.0, 1.0),
     "ema_epochs": (0.0, 1000.0),
     "freeze_epochs": (0, 100_000),
+    "least_steps": (0, 1_000_000),
     "layer_lr_decay": (0.0, 1.0),
     "min_outputs": (1, 1_000_000),
     "image_size": (MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),

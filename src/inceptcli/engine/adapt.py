@@ -36,6 +36,12 @@ def adapt(config: TrainConfig, photos: Photos) -> tuple[TrainConfig, dict[str, s
     if config.batch_size is None:
         chosen["batch_size"] = _batch_size(len(labels), config.epochs)
     batch_size = known(chosen["batch_size"][0] if "batch_size" in chosen else config.batch_size)
+    if config.least_steps:
+        steps = math.ceil(len(labels) / batch_size)
+        if (epochs := math.ceil(config.least_steps / max(1, steps))) > config.epochs:
+            chosen["epochs"] = epochs, f"rule: at least {config.least_steps} steps"
+            config = replace(config, epochs=epochs)
+        chosen["least_steps"] = 0, "rule: in the epochs"
     if config.lr is None:
         lr = LR_OF_32[config.optimizer] * math.sqrt(batch_size / 32)
         reason = f"rule: {config.optimizer}, root of batch size"

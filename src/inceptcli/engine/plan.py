@@ -183,6 +183,7 @@ def plan(
             f"--time: {config.time_seconds:g} s are too short, {least.epochs} epochs take about "
             f"{speed.total(least) / MARGIN:.0f} s here; give more, or a smaller --img-size"
         )
+    best = replace(best, least_steps=0)
     reason = f"{PLANNED} {config.time_seconds:g} s, about {speed.total(best):.0f} s"
     return best, {name: reason for name in ("epochs", "train_sizes") if name not in given}
 
