@@ -363,6 +363,9 @@ def test_each_can_begin_with_its_own_weights(
 ) -> None:
     words = ("--weights", place / "run" / "best_model.pth", "-b", "8", "-j", "0", "--group", "none")
     assert call("train", place / "pairs", *words, "--dry-run", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["steps_per_epoch"], told["epochs"]) == (3, 67)  # 200 steps at least
+    assert call("train", place / "pairs", *words, "--epochs", 10, "--dry-run", "--json") == 0
     assert json.loads(capsys.readouterr().out)["epochs"] == 10
 
 
