@@ -15,7 +15,7 @@ import torch
 
 from inceptcli.cli import main
 from inceptcli.config import TrainConfig
-from inceptcli.engine.folds import run_folds
+from inceptcli.engine.folds import _as_planned, run_folds
 from inceptcli.engine.intervals import pool
 from inceptcli.engine.run import run
 from inceptcli.errors import DataError, OutputError, StoppedError, UsageError
@@ -193,6 +193,17 @@ def test_trainings_in_a_given_time_share_it_and_are_alike(photos: Path, tmp_path
     assert first["sources"]["epochs"] == second["sources"]["epochs"] == "option"  # typed in SMALL
     for name in ("epochs", "train_sizes"):
         assert second["settings"][name] == first["settings"][name]
+
+
+def test_a_planned_training_gets_no_epochs_beyond_the_plan(photos: Path, tmp_path: Path) -> None:
+    """--weights asks for 200 steps, --time has the last word, in each of the trainings."""
+    first = settings(photos, tmp_path / "repeat1", time_seconds=9.0, epochs=3)
+    first.output.mkdir()
+    (first.output / "config.json").write_text(json.dumps({"settings": first.to_json()}))
+    part = replace(first, output=tmp_path / "repeat2", epochs=10, least_steps=200)
+    planned, told = _as_planned(part, first, {"epochs": "fine-tuning"})
+    assert (planned.epochs, planned.least_steps) == (3, 0)
+    assert told["epochs"] == told["time_seconds"] == "planned for repeat1"
 
 
 def test_no_time_for_so_many_trainings_is_refused(photos: Path, tmp_path: Path) -> None:

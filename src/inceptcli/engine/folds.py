@@ -180,7 +180,8 @@ def _as_planned(
     for name in ("epochs", "train_sizes"):
         if told.get(name) != "option":
             told[name] = told["time_seconds"]
-    return replace(part, epochs=then.epochs, train_sizes=then.train_sizes), told
+    part = replace(part, epochs=then.epochs, train_sizes=then.train_sizes, least_steps=0)
+    return part, told
 
 
 def _begin(
