@@ -35,6 +35,8 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
     "initialisation (torch's instead)": {},
     "dropout": {},
     "AdamW (SGD instead)": {"optimizer": "sgd"},
+    "rule of the learning rate (0.001)": {"lr": 1e-3},
+    "rule of the learning rate (0.004)": {"lr": 4e-3},
     "weight decay, which makes AdamW Adam": {"weight_decay": 0.0},
     "warm-up": {"warmup_epochs": 0.0},
     "cosine (constant instead)": {"schedule": "constant"},
@@ -47,6 +49,7 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
     "colours": {"color_jitter": 0.0},
     "growing pictures": {"train_sizes": (1.0, 1.0)},
     "averaged weights": {"ema_epochs": 0.0},
+    "class weights": {"class_weights": "none"},
     "erasing put in": {"random_erase": 0.25},
     "mixup put in": {},
     "CutMix put in": {},
@@ -79,6 +82,9 @@ def _options() -> argparse.Namespace:
     parser = options_of("ablation", __doc__, epochs=12, size=96)
     parser.add_argument("--ratio", default="0.5,0.25,0.25", help="half to test gives finer figures")
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument(
+        "--imbalance", type=float, default=1.0, help="training photographs of first class over last"
+    )
     parser.add_argument("--variants", nargs="+", choices=tuple(LEFT_OUT))
     return parser.parse_args()
 
@@ -94,7 +100,7 @@ def _train(variant: str, seed: int, options: argparse.Namespace) -> dict[str, An
     }
     settings = {"epochs": options.epochs, "precision": options.precision} | LEFT_OUT[variant]
     with PUT_IN.get(variant, nullcontext)():
-        done = train_divided(data, "default", settings)
+        done = train_divided(data, "default", settings, imbalance=options.imbalance)
     assert done.test is not None
     val, test = done.val.figures, done.test.figures
     images = val.images + test.images

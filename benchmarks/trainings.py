@@ -8,16 +8,18 @@ import math
 import platform
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 import torch
 from scipy import stats
 
 from inceptcli import __version__
 from inceptcli.config import DataConfig, resolve
-from inceptcli.data.prepare import prepare, write_manifest
+from inceptcli.data.prepare import NO_ROLE, Photos, prepare, write_manifest
 from inceptcli.engine.conclude import TrainResult
 from inceptcli.engine.run import run
 from inceptcli.files import write_json
@@ -80,11 +82,31 @@ def points(change: Sequence[float]) -> str:
     return f"{mean(parts):+.1f} ({mean(parts) - half:+.1f} to {mean(parts) + half:+.1f})"
 
 
-def train_divided(data: dict[str, Any], recipe: str, typed: dict[str, Any]) -> TrainResult:
-    """Train on a division by group that depends on the data's settings alone."""
+def train_divided(
+    data: dict[str, Any], recipe: str, typed: dict[str, Any], *, imbalance: float = 1.0
+) -> TrainResult:
+    """Train on a division by group that depends on the data's settings alone.
+
+    Args:
+        data: Settings of the photographs.
+        recipe: One of ``config``'s.
+        typed: Settings of the training.
+        imbalance: How many times the last class's training photographs the first class has.
+    """
     with tempfile.TemporaryDirectory() as name:
         photos = prepare(DataConfig(**data))
-        write_manifest(Path(name) / "split.csv", photos)
+        write_manifest(Path(name) / "split.csv", _thinned(photos, imbalance))
         photos.store.close()
         places = {"split": Path(name) / "split.csv", "output": Path(name) / "run"}
         return run(resolve(recipe, data | typed | places)[0])
+
+
+def _thinned(photos: Photos, imbalance: float) -> Photos:
+    """Fewer training photographs from class to class, by equal factors; val and test stay."""
+    roles = photos.roles.astype("<U5")
+    count = len(photos.classes)
+    for label in range(count):
+        own = np.flatnonzero((photos.labels == label) & (roles == "train"))
+        kept = round(len(own) * imbalance ** (-label / max(1, count - 1)))
+        roles[own[kept:]] = NO_ROLE
+    return replace(photos, roles=roles)

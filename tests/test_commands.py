@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -536,6 +537,24 @@ def test_a_run_is_used_and_resumed_from_anywhere(
     assert call("train", "--resume", "../run", "--epochs", 2, "--allow-change") == 0
 
 
+def test_the_latest_run_may_have_lost_its_newest_state(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A kill between the two renames of a save leaves the state before it."""
+    for name in ("older", "newer"):
+        shutil.copytree(trained, Path("runs", name))
+    newer = Path("runs", "newer")
+    (newer / "last.pth").rename(newer / "last.prev.pth")
+    os.utime(newer / "last.prev.pth")
+    (newer / "metrics.json").unlink()
+    assert call("runs", "--json") == 0
+    states = {row["name"]: row["state"] for row in json.loads(capsys.readouterr().out)}
+    assert states == {"older": "finished", "newer": "stopped"}
+    assert call("train", "--resume", "latest") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(newer)
+    assert (newer / "metrics.json").exists()
+
+
 def test_a_flipped_bit_is_refused(trained: Path, tmp_path: Path) -> None:
     data = bytearray((trained / "best_model.pth").read_bytes())
     data[len(data) // 2] ^= 1
@@ -562,6 +581,9 @@ def test_a_flipped_bit_is_refused(trained: Path, tmp_path: Path) -> None:
         (("summary", "none.pth", "--blocks"), 2, "leave out WEIGHTS"),
         (("train", "photos", "--allow-change"), 2, "is for --resume"),
         (("train", "photos", "--find-lr", "--dry-run"), 2, "give one of them"),
+        (("train", "photos", "--find-lr", "--lr", "0.1"), 2, "no effect with --find-lr"),
+        (("train", "photos", "--split", "s.csv", "--ratio", "0.5,0.5"), 2, "--split gives"),
+        (("split", "photos", "--split", "s.csv", "--no-stratify"), 2, "--split gives"),
         (("train", "--resume", "run", "-o", "other"), 2, "leave out --output"),
         (("train", "--resume", "run", "--split", "other.csv"), 2, "leave out --split"),
     ],
@@ -691,6 +713,10 @@ def test_the_cache_is_listed_and_cleared(
         (("train", "--resume", "{run}", "--group", "auto"), "when a run begins"),
         (("train", "--resume", "{run}", "--group-file", "l.csv"), "when a run begins"),
         (("train", "--resume", "{run}", "--folds", "3"), "when a run begins"),
+        (("train", "--resume", "{run}", "--freeze-epochs", "1"), "layers that --weights brings"),
+        (("predict", "p2.png", "-m", "plain.pth", "--class-names", "a,a"), "each name once"),
+        (("predict", "p2.png", "-m", "plain.pth", "--class-names", "a,"), "none empty"),
+        (("runs", "{run}/..", "--compare", "run", "run", "-o", "{photos}/a.png"), "data folder"),
         (("train", "--resume", "{run}", "--epochs", "1", "--allow-change"), "has 2 already"),
         (("predict", "p2.png", "-m", "{run}", "--json", "--jsonl"), "two forms"),
         (("predict", "p2.png", "-m", "{run}", "-0"), "names on stdin"),

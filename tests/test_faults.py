@@ -36,6 +36,7 @@ from inceptcli.engine import train as loop
 from inceptcli.engine.guard import MAX_SKIPPED, Guard
 from inceptcli.errors import DataError, DivergedError, ResourceError
 from inceptcli.events import EpochDone, Event, Notice, Progress, StateSaved, Warned
+from inceptcli.model.weights import load_weights
 
 SMALL = ("--img-size", "32", "-b", "4", "-j", "0", "--group", "none", "--lr", "3e-4")
 HOSTILE = ("\x1b]0;PWN\x07", "\x1b[2J", "\x9b31m", "\u202egpj", "[red]x[bold]", "[foo]", "a\nb")
@@ -989,6 +990,14 @@ def test_evaluate_maps_classes_by_name(
     error = capsys.readouterr().err
     assert "does not know hound; it knows cat, dog, the data have hound" in error
     assert not Path("out").exists()
+    shutil.copytree(photos / "cat", tmp_path / "one" / "cat")
+    for path in (tmp_path / "one" / "hound").iterdir():
+        path.unlink()
+    assert call("evaluate", tmp_path / "one", "-m", weights, "-j", 0) == 0  # an empty class
+    plain = tmp_path / "plain.pth"
+    torch.save(load_weights(weights).state_dict, plain)
+    assert call("evaluate", tmp_path / "one", "-m", plain, "-j", 0) == 3
+    assert "does not say which classes its 2 outputs are" in capsys.readouterr().err
 
 
 # ---- numbers

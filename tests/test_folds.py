@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from inceptcli.engine.intervals import pool
 from inceptcli.engine.run import run
 from inceptcli.errors import DataError, OutputError, StoppedError, UsageError
 from inceptcli.events import EpochDone, Event, Notice
+from inceptcli.runfolder import expand_models
 
 SMALL = ("--img-size", "32", "-b", "16", "-j", "0", "--lr", "3e-4", "--epochs", "1")
 
@@ -162,6 +164,38 @@ def test_a_fold_that_never_saved_begins_again(photos: Path, tmp_path: Path) -> N
     with pytest.raises(BegunError, match="fold1: training 1 of 2"):
         run_folds(replace(config, overwrite=True, seed=43), emit=end_at_the_first_training)
     assert not any((tmp_path / "run" / "fold2").iterdir())
+
+
+def test_other_runs_in_the_folder_are_not_replaced(photos: Path, tmp_path: Path) -> None:
+    """Only trainings of a run of several are, and none of what they are to read."""
+    for name in ("folding-chairs", "repeat_of_last_week"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.json").write_text('{"settings": {}}')
+    config = settings(photos, tmp_path / "runs", folds=2, overwrite=True)
+    with pytest.raises(BegunError):
+        run_folds(config, emit=end_at_the_first_training)
+    assert len(list((tmp_path / "runs").glob("*/config.json"))) == 2
+    (tmp_path / "other" / "fold1").mkdir(parents=True)
+    with pytest.raises(OutputError, match="fold1 is there already"):
+        run_folds(replace(config, output=tmp_path / "other"), emit=end_at_the_first_training)
+    inside = tmp_path / "runs" / "fold1" / "split.csv"
+    with pytest.raises(UsageError, match=r"--split lies in .*runs, which is to be replaced"):
+        run_folds(replace(config, folds=None, repeats=2, split=inside))
+    assert not (tmp_path / "runs" / "repeat1").exists()
+
+
+def test_a_missing_report_of_a_fold_is_made_up_for(photos: Path, tmp_path: Path) -> None:
+    assert call("train", photos, "--folds", 2, "--group", "none", *SMALL, "-o", "run") == 0
+    (tmp_path / "run" / "fold1" / "report.html").unlink()
+    weights = tmp_path / "run" / "fold1" / "best_model.pth"
+    before = weights.read_bytes()
+    shutil.copytree(tmp_path / "run" / "fold1", tmp_path / "run" / "fold_notes")
+    assert expand_models([tmp_path / "run"]) == [
+        tmp_path / "run" / name / "best_model.pth" for name in ("fold1", "fold2")
+    ]
+    assert call("train", "--resume", "run") == 0
+    assert (tmp_path / "run" / "fold1" / "report.html").exists()
+    assert weights.read_bytes() == before
 
 
 def test_repeats_have_other_seeds(

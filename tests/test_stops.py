@@ -332,6 +332,9 @@ def test_changed_photographs_and_settings_are_refused(pairs: Path, tmp_path: Pat
     split = tmp_path / "run" / "split.csv"
     with pytest.raises(DataError, match="1 photographs are new; 1 photographs are of other"):
         engine.run(settings(pairs, tmp_path / "run", split=split), resuming=True)
+    (pairs / "dog" / "00.png").unlink()
+    with pytest.raises(DataError, match="1 photographs are gone; 1 photographs are new"):
+        engine.run(settings(pairs, tmp_path / "run", split=split), resuming=True)
     engine.run(settings(pairs, tmp_path / "run", split=split), resuming=True, allow_change=True)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 import stat
 import sys
@@ -46,6 +47,7 @@ else:
 LOCK = ".lock"
 RUNS = "runs"  # where runs lie whose folder was not named
 LAST, PREVIOUS, BEST = "last.pth", "last.prev.pth", "best_model.pth"
+STATES = (LAST, PREVIOUS)  # the newest first
 CONFIG, SPLIT, REJECTED, HISTORY = "config.json", "split.csv", "rejected.csv", "history.csv"
 METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
 CURVES, CONFUSION, RELIABILITY = "curves.png", "confusion.png", "reliability.png"
@@ -56,10 +58,11 @@ TENSORBOARD = "tensorboard"  # a folder of event files
 FAILED = "failed.json"  # why a training ended; gone as soon as it goes on
 EVENT_FILES = "events.out.tfevents.*"
 RUN_FILES = (  # what can be gone on with goes first, so that half a removal cannot be resumed
-    *(LAST, PREVIOUS, BEST, SPLIT, REJECTED, HISTORY, METRICS, PREDICTIONS),
+    *(*STATES, BEST, SPLIT, REJECTED, HISTORY, METRICS, PREDICTIONS),
     *(CURVES, CONFUSION, RELIABILITY, SAMPLES, REPORT, FOLDS, FAILED),
     CONFIG,  # by which the rest is known for a run's
 )
+_PART = re.compile(r"repeat\d+(-fold\d+)?|fold\d+")
 _MAX_CONFIG_BYTES = 1 << 20
 _ATTEMPTS = 50  # at a lock that is changing hands
 _PAUSE_SECONDS = 0.01  # between two of them
@@ -237,6 +240,30 @@ def check_target(path: Path, endings: Sequence[str], inputs: Sequence[Path | Non
 def is_finished(folder: Path) -> bool:
     """Whether a training has written all its results."""
     return all((folder / name).exists() for name in (METRICS, PREDICTIONS))
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether nothing is to be done for a training: the report is the last that is written.
+
+    Without a state there is nothing from which a missing report could be made.
+    """
+    return is_finished(folder) and ((folder / REPORT).exists() or not has_state(folder))
+
+
+def has_state(folder: Path) -> bool:
+    """Whether there is something to resume from; a kill inside a save leaves the one before."""
+    return any((folder / name).exists() for name in STATES)
+
+
+def part_name(repeat: int | None, fold: int | None) -> str:
+    """The folder of one training of several, counted from 1."""
+    counted = (("repeat", repeat), ("fold", fold))
+    return "-".join(f"{word}{number}" for word, number in counted if number is not None)
+
+
+def parts_of(folder: Path) -> list[Path]:
+    """The trainings in the folder of a run of several, sorted by name."""
+    return sorted(path for path in folder.iterdir() if _PART.fullmatch(path.name))
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -422,11 +449,7 @@ def expand_models(given: Sequence[Path]) -> list[Path]:
     paths = []
     for path in given:
         if (path / FOLDS).exists():
-            parts = sorted(
-                each / BEST
-                for each in path.iterdir()
-                if each.name.startswith(("fold", "repeat")) and (each / METRICS).exists()
-            )
+            parts = [each / BEST for each in parts_of(path) if (each / METRICS).exists()]
             if not parts:
                 raise WeightsError(
                     f"no training in {printable(str(path))} is finished; wait, give another -m, "

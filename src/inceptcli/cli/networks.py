@@ -108,12 +108,18 @@ def weights_of(network: Network, option: str) -> Loaded:
     return network
 
 
+def _distinct(names: list[str]) -> tuple[str, ...]:
+    if "" in names or len(set(names)) < len(names):
+        raise UsageError("--class-names: each name once and none empty, as in daisy,rose,tulip")
+    return tuple(names)
+
+
 def classes_of(names: str | None, folder: Path | None) -> tuple[str, ...]:
     """Class names that were given for a weights file without a record."""
     if names is not None and folder is not None:
         raise UsageError("--class-names and --classes-from say the same; give one of them")
     if names is not None:
-        return tuple(names.split(","))
+        return _distinct([name.strip() for name in names.split(",")])
     if folder is None:
         return ()
     from inceptcli.data.folder import scan

@@ -226,6 +226,9 @@ def settings(ctx: typer.Context, kind: type[DataConfig]) -> dict[str, Any]:
             given[name] = numbers(option_name(name), given[name])
     if {"group", "group_file"} <= given.keys():
         raise UsageError("--group and --group-file are two ways to say it; give one of them")
+    for name in ("ratio", "stratify"):
+        if "split" in given and name in given:
+            raise UsageError(f"{option_name(name)} divides, and --split gives the roles; leave one")
     for name in ("root", "group_file"):
         if name in given:
             given[name] = given[name].absolute()

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from inceptcli import show
-from inceptcli.cli.options import Json
+from inceptcli.cli.options import Json, keep_outside
 from inceptcli.errors import UsageError
-from inceptcli.runfolder import RUNS, check_target
+from inceptcli.runfolder import RUNS, check_target, read_settings
 
 
 def runs(
@@ -50,6 +50,9 @@ def runs(
     if output is None:
         output = folder / f"{paths[0].name}-and-{paths[1].name}.png"
     check_target(output, (".png",))
+    for path in paths:
+        if root := read_settings(path).get("root"):
+            keep_outside(Path(str(root)), output)
     from inceptcli.report.pictures import write_comparison
 
     write_comparison(output, pair)

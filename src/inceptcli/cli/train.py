@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,6 +36,7 @@ from inceptcli.cli.options import (
     Workers,
     keep_outside,
     option,
+    refuse_typed,
     settings,
 )
 from inceptcli.config import (
@@ -51,11 +52,10 @@ from inceptcli.events import Emit
 from inceptcli.runfolder import (
     CONFIG,
     FOLDS,
-    LAST,
-    REPORT,
     RUNS,
     SPLIT,
-    is_finished,
+    STATES,
+    is_complete,
     latest_run,
     read_description,
 )
@@ -64,7 +64,15 @@ if TYPE_CHECKING:
     from inceptcli.engine.conclude import TrainResult
 
 BEGINNINGS = (  # settings that have their effect when a run begins, and none at a resume
-    *("recipe", "weights", "ratio", "group", "group_file", "stratify", "folds", "repeats"),
+    "recipe",
+    "weights",
+    "layer_lr_decay",
+    "ratio",
+    "group",
+    "group_file",
+    "stratify",
+    "folds",
+    "repeats",
 )
 
 
@@ -394,7 +402,7 @@ def train(
             raise UsageError("--find-lr and --dry-run are for a new training; leave out --resume")
         config, sources = _resumed(resume, typed)
         changed = typed.keys() - FREE_TO_CHANGE
-        if not changed and config.output is not None and _is_complete(config.output):
+        if not changed and config.output is not None and is_complete(config.output):
             _finished(config.output, as_json=as_json)
             return
     elif root is None:
@@ -402,6 +410,9 @@ def train(
     else:
         config, sources = _resolved(recipe or "default", typed)
     resuming = resume is not None
+    if find_rate:
+        unused = ("name", "lr", "time_seconds", "freeze_epochs", "tensorboard", "overwrite")
+        refuse_typed(ctx, "has no effect with --find-lr; leave it out", *unused)
     _check_together(config, find_rate, dry_run, allow_change=allow_change, resuming=resuming)
     if find_rate:
         _find_lr(config, as_json=as_json)
@@ -430,11 +441,6 @@ def _finished(run: Path, *, as_json: bool) -> None:
         show.finished(run, as_json=as_json)
 
 
-def _is_complete(run: Path) -> bool:
-    """Whether nothing is to be done for a run: the report is the last that is written."""
-    return is_finished(run) and (run / REPORT).exists()
-
-
 def _check_together(
     config: TrainConfig, find_rate: bool, dry_run: bool, *, allow_change: bool, resuming: bool
 ) -> None:
@@ -451,7 +457,7 @@ def _check_together(
 
 def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, str]]:
     """The settings of a run to go on with, and what was typed on top of them."""
-    folder = latest_run(Path(RUNS), LAST, FOLDS) if run == "latest" else Path(run)
+    folder = latest_run(Path(RUNS), *STATES, FOLDS) if run == "latest" else Path(run)
     if folder is None:
         raise UsageError(f"--resume latest: there is no run in {RUNS}/; name a run folder")
     for name in ("overwrite", "output", "name", "split"):
@@ -462,6 +468,8 @@ def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, st
             )
     description = read_description(folder)
     stored = description["settings"]
+    _refuse_without_weights(stored.get("weights"), typed)
+    _make_absolute(typed)
     for name in BEGINNINGS:
         if name in typed and plain(typed[name]) != stored.get(name):
             raise UsageError(
@@ -487,17 +495,26 @@ def _resolved(recipe: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str
     if {"output", "name"} <= typed.keys():
         raise UsageError("-o is the run folder and --name one in runs/; give one of them")
     weights = typed.get("weights")
+    _refuse_without_weights(weights, typed)
     if weights is None:
-        for name in ("freeze_epochs", "layer_lr_decay"):
-            if name in typed:
-                raise UsageError(f"{option_name(name)} is for layers that --weights brings")
         return resolve(recipe, typed)
-    if weights != IMAGENET:
-        typed["weights"] = str(Path(weights).absolute())
+    _make_absolute(typed)
     resolve(recipe, typed)  # what is wrong with the options comes before what is with the file
     from inceptcli.engine.finetune import read_source, suggestions
 
     return resolve(recipe, typed, suggestions(read_source(typed["weights"])))
+
+
+def _refuse_without_weights(weights: str | None, typed: Mapping[str, Any]) -> None:
+    for name in ("freeze_epochs", "layer_lr_decay"):
+        if weights is None and name in typed:
+            raise UsageError(f"{option_name(name)} is for layers that --weights brings")
+
+
+def _make_absolute(typed: dict[str, Any]) -> None:
+    """The weights file that was typed, as ``config.json`` names it."""
+    if typed.get("weights", IMAGENET) != IMAGENET:
+        typed["weights"] = str(Path(typed["weights"]).absolute())
 
 
 @contextmanager
@@ -564,7 +581,14 @@ def _train_folds(
     def report(result: TrainResult) -> None:
         _report(result, emit)
 
-    result = run_folds(config, sources=sources, resuming=resuming, after=report, emit=emit)
+    result = run_folds(
+        config,
+        sources=sources,
+        resuming=resuming,
+        after=report,
+        finished=is_complete,
+        emit=emit,
+    )
     show.folds(result, as_json=as_json)
 
 

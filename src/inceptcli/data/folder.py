@@ -423,7 +423,7 @@ def _homes_by_folder(walk: _Walk, *, every_role: bool) -> _Homes:
             return _Homes(top)
         raise _no_layout(walk.root, f"{listed(sorted(roles))} hold no folder a class")
     notes = [f"folders beside train, left out: {listed(others)}"] if others else []
-    notes += _differences(classes)
+    notes += [f"roles are those of the folders {listed(sorted(roles))}", *_differences(classes)]
     known = set().union(*classes.values()) if every_role else classes["train"]
     return _Homes(known, notes, roles=roles)
 

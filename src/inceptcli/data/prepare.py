@@ -100,6 +100,7 @@ def prepare(
     keep_pixels: bool = True,
     to_learn: bool = True,
     divide: bool = True,
+    all_there: bool = True,
     emit: Emit = silent,
     stopping: Callable[[], bool] = never,
 ) -> Photos:
@@ -111,6 +112,7 @@ def prepare(
         to_learn: Whether a network is to learn from them, as ``folder.scan`` says.
         divide: Whether roles are made where neither a split nor the folder gives them; if not,
             all photographs are "test".
+        all_there: Whether every file that a split lists has to be there.
         emit: Told of progress, groups, roles and rejected files.
         stopping: Asked several times a second; true ends the pass with ``StoppingError``.
 
@@ -144,7 +146,7 @@ def prepare(
     ]
     usable = reject(dataset, bad, allow_empty=config.allow_empty, to_learn=to_learn)
     _check_rejected(usable, len(dataset.samples) + len(dataset.rejected), config, emit)
-    photos = _photos(dataset, usable, found, config, divide=divide)
+    photos = _photos(dataset, usable, found, config, divide=divide, all_there=all_there)
     for line in (*photos.grouping.rules, grouping_line(photos.grouping.ids)):
         emit(Notice(line))
     if photos.unlisted:
@@ -190,7 +192,13 @@ def _check_rejected(usable: Dataset, files: int, config: DataConfig, emit: Emit)
 
 
 def _photos(
-    dataset: Dataset, usable: Dataset, found: Survey, config: DataConfig, *, divide: bool
+    dataset: Dataset,
+    usable: Dataset,
+    found: Survey,
+    config: DataConfig,
+    *,
+    divide: bool,
+    all_there: bool,
 ) -> Photos:
     samples, place = dataset.samples, {each.name: i for i, each in enumerate(dataset.samples)}
     kept = np.array([place[each.name] for each in usable.samples], np.int64)
@@ -199,7 +207,7 @@ def _photos(
     grouping = _grouping(usable, [found.facts[i] for i in kept], config)
     groups[kept] = grouping.ids
     roles = np.full(len(samples), NO_ROLE, dtype="<U5")
-    roles[kept] = _roles(usable, grouping, config, divide=divide)
+    roles[kept] = _roles(usable, grouping, config, divide=divide, all_there=all_there)
     return Photos(
         root=dataset.root,
         classes=usable.classes,
@@ -240,7 +248,9 @@ def _with_roles(rejected: tuple[Rejected, ...], split: Path | None) -> tuple[Rej
     return tuple(replace(bad, role=role_of.get(bad.name)) for bad in rejected)
 
 
-def _roles(usable: Dataset, grouping: Grouping, config: DataConfig, *, divide: bool) -> list[str]:
+def _roles(
+    usable: Dataset, grouping: Grouping, config: DataConfig, *, divide: bool, all_there: bool
+) -> list[str]:
     """The role of each usable photograph: from a split, from the folders, or made here."""
     samples = usable.samples
     labels = np.array([each.label for each in samples], np.int64)
@@ -248,7 +258,8 @@ def _roles(usable: Dataset, grouping: Grouping, config: DataConfig, *, divide: b
         bad = {each.name for each in usable.rejected}  # the split may list them, it is no fault
         rows = [row for row in read_split(config.split) if row.name not in bad]
         class_names = [usable.classes[label] for label in labels]
-        found = match_split(rows, [each.name for each in samples], class_names)
+        names = [each.name for each in samples]
+        found = match_split(rows, names, class_names, all_there=all_there)
         return [NO_ROLE if row is None else row.role for row in found]
     given = [each.role or NO_ROLE for each in samples]
     if not divide:

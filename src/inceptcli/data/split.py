@@ -180,7 +180,11 @@ def read_groups(path: Path) -> dict[str, str]:
 
 
 def match_split(
-    rows: Sequence[SplitRow], names: Sequence[str], class_names: Sequence[str]
+    rows: Sequence[SplitRow],
+    names: Sequence[str],
+    class_names: Sequence[str],
+    *,
+    all_there: bool = True,
 ) -> list[SplitRow | None]:
     """Find the row of each file of a data folder.
 
@@ -188,6 +192,7 @@ def match_split(
         rows: As ``read_split`` gives them.
         names: The files there are.
         class_names: Their classes, by folder.
+        all_there: Whether every listed file has to be among them.
 
     Returns:
         For each file its row, or None for one that the split does not list.
@@ -210,7 +215,7 @@ def match_split(
             text = f"{row.name} stands in the split twice, spelled in two ways; keep one of them"
             raise DataError(printable(text))
         found[place] = row
-    if missing:
+    if missing and all_there:
         text = f"{len(missing)} of {len(rows)} files of the split are not there, the first"
         raise DataError(printable(f"{text} {missing[0]}; give its data folder, or split again"))
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -191,7 +191,13 @@ def evaluate(
         )
     known = network.classes or network.outputs
     check_positive(positive, known)
-    index_of = align(photos.classes, known, class_map or {}, emit)
+    here = {photos.classes[label] for label in photos.labels[chosen]}
+    if not network.classes and not class_map and not here <= set(known):
+        raise DataError(
+            f"{printable(str(network.path))} does not say which classes its {len(known)} outputs "
+            "are; name them with --class-names or --classes-from"
+        )
+    index_of = align(photos.classes, known, class_map or {}, emit, needed=here)
     which, logits = network.infer(photos, role, device, watch=watch)
     return Evaluation(
         role=role,
@@ -338,7 +344,12 @@ def _is_same(one: str | Path, other: str | Path) -> bool:
 
 
 def align(
-    classes: Sequence[str], known: Sequence[str], class_map: Mapping[str, str], emit: Emit
+    classes: Sequence[str],
+    known: Sequence[str],
+    class_map: Mapping[str, str],
+    emit: Emit,
+    *,
+    needed: Collection[str],
 ) -> npt.NDArray[np.int64]:
     """For each class of the data its index among the model's, found by name.
 
@@ -347,6 +358,8 @@ def align(
         known: The model's class names, in the order of its outputs.
         class_map: The user's own: a class of the data -> a class of the model.
         emit: Told of classes of the model that the data lack, and of another order.
+        needed: Those of the data's classes that have photographs to be measured; another one
+            without a counterpart has the index -1.
 
     Raises:
         DataError: A class has no counterpart; the message names both lists and near matches.
@@ -357,7 +370,8 @@ def align(
             f"--map: the data have no class {_list(strange)}; they have {_list(classes)}"
         )
     wanted = [class_map.get(name, name) for name in classes]
-    unknown = [name for name in wanted if name not in known]
+    pairs = zip(classes, wanted, strict=True)
+    unknown = [name for own, name in pairs if own in needed and name not in known]
     if unknown:
         raise DataError(
             f"the model does not know {_list(unknown)}; it knows {_list(known)}, the data have "
@@ -366,8 +380,8 @@ def align(
     absent = [name for name in known if name not in wanted]
     if absent:
         emit(Notice(f"classes of the model without a photograph here: {_list(absent)}"))
-    order = [known.index(name) for name in wanted]
-    if order != sorted(order):
+    order = [known.index(name) if name in known else -1 for name in wanted]
+    if (met := [index for index in order if index >= 0]) != sorted(met):
         emit(Notice("the classes are in another order than the model's; they are taken by name"))
     return np.array(order, dtype=np.int64)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from inceptcli import __version__
-from inceptcli.config import FREE_TO_CHANGE, TrainConfig, option_name
+from inceptcli.config import FREE_TO_CHANGE, IMAGENET, TrainConfig, option_name
 from inceptcli.data.machine import process_count
 from inceptcli.data.prepare import Photos, write_manifest
 from inceptcli.data.split import assign_folds, assign_roles, read_split
@@ -25,21 +25,29 @@ from inceptcli.engine.intervals import Pooled, pool
 from inceptcli.engine.plan import PLANNED
 from inceptcli.engine.run import choose_folder, prepare_photos, run
 from inceptcli.engine.signals import StopRequest
-from inceptcli.errors import DataError, StoppedError, UsageError
+from inceptcli.errors import DataError, OutputError, StoppedError, UsageError
 from inceptcli.events import Emit, Event, Notice, RolesReady, silent
-from inceptcli.files import MAX_CSV_BYTES, printable, read_csv, read_regular, write_json
+from inceptcli.files import (
+    MAX_CSV_BYTES,
+    is_inside,
+    printable,
+    read_csv,
+    read_regular,
+    write_json,
+)
 from inceptcli.runfolder import (
     CONFIG,
     FOLDS,
-    LAST,
     METRICS,
     PREDICTIONS,
-    PREVIOUS,
     SPLIT,
     RunLock,
     beginning,
     claim_run,
+    has_state,
     is_finished,
+    part_name,
+    parts_of,
     read_settings,
 )
 
@@ -98,6 +106,7 @@ def run_folds(
     sources: Mapping[str, str] | None = None,
     resuming: bool = False,
     after: Callable[[TrainResult], None] = nothing,
+    finished: Callable[[Path], bool] = is_finished,
     emit: Emit = silent,
 ) -> FoldsResult:
     """Train once a fold and repeat, each in a folder of its own, and pool the test figures.
@@ -108,6 +117,7 @@ def run_folds(
         resuming: Go on with the run in ``config.output``: finished trainings are left as they
             are, one that was stopped goes on, the others follow.
         after: Called with the result of each training that was finished here.
+        finished: Whether the training in a folder is, with all that ``after`` makes.
         emit: Told of everything that happens.
 
     Raises:
@@ -128,7 +138,7 @@ def run_folds(
             write_json(folder / CONFIG, _description(config, folder, sources or {}))
         for number, part in enumerate(parts, start=1):
             name = part.output.name if part.output else ""
-            if is_finished(folder / name):
+            if finished(folder / name):
                 emit(Notice(f"{name} is finished"))
                 continue
             emit(Notice(f"{name}: training {number} of {len(parts)}"))
@@ -151,9 +161,9 @@ def _parts(config: TrainConfig, folder: Path) -> list[TrainConfig]:
         )
     for repeat in range(config.repeats or 1):
         for fold in range(config.folds or 1):
-            words = [f"repeat{repeat + 1}"] * bool(config.repeats)
-            words += [f"fold{fold + 1}"] * bool(config.folds)
-            name = "-".join(words)
+            name = part_name(
+                repeat + 1 if config.repeats else None, fold + 1 if config.folds else None
+            )
             part = replace(
                 config,
                 seed=config.seed + repeat,
@@ -187,7 +197,18 @@ def _as_planned(
 def _begin(
     config: TrainConfig, lock: RunLock, parts: Sequence[TrainConfig], stop: StopRequest, emit: Emit
 ) -> None:
-    """Divide the photographs, then take the folder: every split is written before any training."""
+    """Divide the photographs, then take the folder: every split is written before any training.
+
+    Raises:
+        UsageError: With ``--overwrite`` what the trainings need would be removed.
+        OutputError: The folder is no run of several and holds one with a training's name.
+    """
+    _keep_inputs(config, lock.folder)
+    earlier = parts_of(lock.folder)
+    if earlier and not (lock.folder / FOLDS).exists():
+        raise OutputError(
+            printable(f"{earlier[0]} is there already; move it away, or choose another folder")
+        )
     divided = []
     if config.folds is not None:
         photos = _photos(config, stop, emit)
@@ -195,13 +216,24 @@ def _begin(
         for start in range(0, len(parts), config.folds):
             divided += _divided(photos, parts[start : start + config.folds])
     lock.clear()
-    for path in lock.folder.iterdir():
-        if (path / CONFIG).exists() and path.name.startswith(("fold", "repeat")):
-            with claim_run(path, resume=False, overwrite=True) as earlier:
-                earlier.clear()  # with --overwrite
+    for path in earlier:  # with --overwrite
+        if (path / CONFIG).exists():
+            with claim_run(path, resume=False, overwrite=True) as part:
+                part.clear()
     write_json(lock.folder / FOLDS, {"format": 1, "folds": []})  # for --resume latest
     for path, photos in divided:
         write_manifest(path, photos)
+
+
+def _keep_inputs(config: TrainConfig, folder: Path) -> None:
+    """Refuse files in the folder that the trainings, which follow one another, all read."""
+    for name in ("weights", "split", "group_file", "labels"):
+        given = getattr(config, name)
+        if given is not None and given != IMAGENET and is_inside(Path(given), folder):
+            raise UsageError(
+                f"{option_name(name)} lies in {printable(str(folder))}, which is to be replaced; "
+                "copy it to another place, or choose another folder"
+            )
 
 
 def _photos(config: TrainConfig, stop: StopRequest, emit: Emit) -> Photos:
@@ -279,7 +311,7 @@ def _train(
     part: TrainConfig, folder: Path, sources: Mapping[str, str], stop: StopRequest, emit: Emit
 ) -> TrainResult:
     """One training, from its start or from where it was saved."""
-    resuming = any((folder / name).exists() for name in (LAST, PREVIOUS))
+    resuming = has_state(folder)
     if resuming:
         part = replace(part, split=folder / SPLIT)
     here = dict.fromkeys(("split", "output", "seed", "overwrite"), "folds")

@@ -102,7 +102,7 @@ def run(
         with _claimed(run_dir, config, device, resuming) as lock:
             saved, damaged = _load_state(run_dir, emit) if resuming else (None, False)
             device = _as_before(device, config, saved)
-            photos = prepare_photos(config, device, stop, emit)
+            photos = prepare_photos(config, device, stop, emit, resuming=resuming)
             with photos.store:
                 config, planned = _in_time(config, photos, device, stop, saved, sources or {})
                 training = set_up(config, photos, device, run_dir, stop, emit, saved=saved)
@@ -437,9 +437,18 @@ def _claimed(
 
 
 def prepare_photos(
-    config: TrainConfig, device: Device, stop: StopRequest, emit: Emit, *, divide: bool = True
+    config: TrainConfig,
+    device: Device,
+    stop: StopRequest,
+    emit: Emit,
+    *,
+    divide: bool = True,
+    resuming: bool = False,
 ) -> Photos:
-    """The photographs; the first process looks first, the others then find its cache on disk."""
+    """The photographs; the first process looks first, the others then find its cache on disk.
+
+    Those that have gone since a run began are no fault of its split: ``restore`` counts them.
+    """
     looking = True
 
     def stopping() -> bool:
@@ -447,7 +456,9 @@ def prepare_photos(
 
     try:
         with device.first_goes_first():
-            photos = prepare(config, divide=divide, emit=emit, stopping=stopping)
+            photos = prepare(
+                config, divide=divide, all_there=not resuming, emit=emit, stopping=stopping
+            )
     except StoppingError as error:
         raise StoppedError(
             "stopped before the first step; nothing was saved", stop.signum or 0

@@ -21,8 +21,8 @@ from inceptcli.runfolder import (
     FAILED,
     FOLDS,
     HISTORY,
-    LAST,
     METRICS,
+    has_state,
     is_in_use,
     read_description,
 )
@@ -263,7 +263,7 @@ def _state(
         return "finished" if len(folds["folds"]) == wanted else "stopped"
     if (path / METRICS).is_file():
         return "finished"
-    return "stopped" if (path / LAST).is_file() else "failed"
+    return "stopped" if has_state(path) else "failed"
 
 
 def _when(path: Path, description: Mapping[str, Any]) -> str:
