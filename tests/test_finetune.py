@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from torch import nn
 
 from conftest import draw
 from inceptcli.cli import main
 from inceptcli.config import FINE_TUNING, TrainConfig, resolve
-from inceptcli.data.fingerprints import join_fingerprints
+from inceptcli.data import fingerprints
+from inceptcli.data.fingerprints import UNKNOWN, Memory, join_fingerprints
 from inceptcli.data.loader import Batch
+from inceptcli.data.looks import describe
 from inceptcli.data.prepare import prepare
 from inceptcli.engine import run as engine
 from inceptcli.engine.adapt import adapt
@@ -270,6 +273,9 @@ def test_the_photographs_of_the_first_weights_are_remembered(place: Path, tmp_pa
     assert result.test is not None
     assert result.test.trained_on is not None
     assert result.test.trained_on.any()
+    assert result.test.to_json()["trained_on"]["complete"] is False  # base.pth does not say
+    said = [event.text for event in events if isinstance(event, Notice)]
+    assert any("best_model.pth was trained on are known" in text for text in said)
 
 
 def test_joined_fingerprints_are_those_of_all_files() -> None:
@@ -278,8 +284,26 @@ def test_joined_fingerprints_are_those_of_all_files() -> None:
     one, two = digests[0] + looks[0], b"".join(digests[1:] + looks[1:])
     assert join_fingerprints(one, two) == b"".join(digests + looks)
     assert join_fingerprints(one, b"") == one
+    assert Memory(join_fingerprints(two, two)).complete
     with pytest.raises(ValueError, match="33 bytes"):
         join_fingerprints(one + b"x", two)
+
+
+def test_what_nobody_remembers_stays_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when only some of the files fit; and it is no picture."""
+    own = b"".join(
+        [*(bytes([i]) * 8 for i in range(1, 5)), *(bytes([i]) * 24 for i in range(1, 5))]
+    )
+    joined = join_fingerprints(own, UNKNOWN)
+    memory = Memory(joined)
+    assert not memory.complete
+    black = Image.new("RGB", (64, 64))
+    assert memory.seen(bytes(32), describe(black)) == ""
+    assert memory.seen(bytes([3]) * 32, describe(black)) == "copy"
+    monkeypatch.setattr(fingerprints, "MOST", 2)
+    fewer = join_fingerprints(own, joined)
+    assert len(fewer) <= 3 * 32
+    assert not Memory(fewer).complete
 
 
 # The command
@@ -417,4 +441,4 @@ def test_training_from_torchvision_s_weights(
     assert best.arch == "googlenet"
     assert torch.equal(best.state_dict["conv1.conv.weight"], theirs["conv1.conv.weight"])
     assert torch.equal(best.state_dict["conv1.bn.running_var"], theirs["conv1.bn.running_var"])
-    assert any("which photographs" in text and "unknown" in text for text in told)
+    assert any("not all photographs that" in text for text in told)

@@ -295,6 +295,8 @@ def evaluation(
         console.say("whether the network was trained on some of these photographs is unknown")
     elif result.trained_on.any():
         rows.append(_without_seen(result))
+    if result.trained_on is not None and not result.knows_all:
+        console.say("what the weights were trained on, with which training began, is unknown")
     if figures.groups != figures.images:
         title += f" in {figures.groups:,} groups"
     console.print_table(("figure", "value"), rows, title=title, left=2)

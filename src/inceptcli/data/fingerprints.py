@@ -12,6 +12,8 @@ from inceptcli.data.looks import SHORT_LOOK_BYTES, find_short, short_look
 
 CONTENT_BYTES = 8  # of a file's SHA-256: two of a million files agree by chance once in 10^7 sets
 MOST = 8_000_000 // (CONTENT_BYTES + SHORT_LOOK_BYTES)  # files remembered: 250,000 in 8 MB
+_NO_DIGEST = bytes(CONTENT_BYTES)
+UNKNOWN = _NO_DIGEST + bytes(SHORT_LOOK_BYTES)  # one that stands for all that nobody remembers
 Flags = npt.NDArray[np.bool_]
 Seen = Literal["copy", "near", ""]
 
@@ -33,11 +35,16 @@ def make_fingerprints(content: Sequence[bytes], looks: Sequence[bytes]) -> bytes
 
 
 def join_fingerprints(one: bytes, other: bytes) -> bytes:
-    """Remember the files of both; of more than ``MOST`` only every second, third, ... one."""
+    """Remember the files of both; of more than ``MOST`` only every second, third, ... one.
+
+    Where one of them is incomplete, the result is.
+    """
     parts = [_halves(each) for each in (one, other)]
     content = [each for digests, _ in parts for each in _cut(digests, CONTENT_BYTES)]
     shorts = [each for _, looks in parts for each in _cut(looks, SHORT_LOOK_BYTES)]
-    chosen = range(0, len(content), -(-len(content) // MOST) or 1)
+    chosen = [*range(0, len(content), -(-len(content) // MOST) or 1)]
+    if _NO_DIGEST in content and content.index(_NO_DIGEST) not in chosen:
+        chosen[-1] = content.index(_NO_DIGEST)
     return b"".join(content[i] for i in chosen) + b"".join(shorts[i] for i in chosen)
 
 
@@ -63,13 +70,21 @@ class Memory:
     Args:
         fingerprints: As ``make_fingerprints`` gives them.
 
+    Attributes:
+        complete: Whether they are of all that the network was trained on; not where its training
+            began with weights that do not say.
+
     Raises:
         ValueError: Their length is none that it gives.
     """
 
     def __init__(self, fingerprints: bytes) -> None:
-        digests, self._shorts = _halves(fingerprints)
-        self._digests = set(_cut(digests, CONTENT_BYTES))
+        digests, looks = _halves(fingerprints)
+        pairs = zip(_cut(digests, CONTENT_BYTES), _cut(looks, SHORT_LOOK_BYTES), strict=True)
+        known = [(digest, look) for digest, look in pairs if digest != _NO_DIGEST]
+        self.complete = len(known) * len(UNKNOWN) == len(fingerprints)
+        self._digests = {digest for digest, _ in known}
+        self._shorts = b"".join(look for _, look in known)
 
     def seen(self, content: bytes, look: bytes) -> Seen:
         """Whether the network was trained on this very file, on a near copy of it, or neither."""

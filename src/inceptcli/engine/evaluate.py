@@ -55,6 +55,7 @@ class Evaluation:
         positive: The class that a test is for, or None.
         trained_on: (N,) whether the network saw the photograph or a near copy of it in training;
             None when its file does not say.
+        knows_all: Whether that is of all it was trained on, the weights it began with included.
         rejected: Files of this role that could not be read.
         weights: The weights file and its digest.
     """
@@ -69,6 +70,7 @@ class Evaluation:
     temperature: float
     positive: str | None
     trained_on: npt.NDArray[np.bool_] | None
+    knows_all: bool
     rejected: int
     weights: dict[str, Any]
 
@@ -160,6 +162,7 @@ class Evaluation:
             return None
         unseen = self.right[~self.trained_on]
         return {
+            "complete": self.knows_all,
             "images": int(self.trained_on.sum()),
             "paths": [name for name, seen in zip(self.names, self.trained_on, strict=True) if seen],
             "accuracy_without": float(unseen.mean()) if len(unseen) else None,
@@ -210,6 +213,7 @@ def evaluate(
         temperature=network.temperature,
         positive=positive,
         trained_on=_trained_on(network, photos, which),
+        knows_all=network.memory is not None and network.memory.complete,
         rejected=photos.rejected_of(role) + len(chosen) - len(which),
         weights={"path": str(network.path), "digest": network.digest},
     )

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from inceptcli.config import IMAGENET, TrainConfig
-from inceptcli.data.fingerprints import Memory, trained_on
+from inceptcli.data.fingerprints import UNKNOWN, Memory, trained_on
 from inceptcli.errors import WeightsError
 from inceptcli.events import Emit, Notice, Warned
 from inceptcli.files import printable
@@ -135,16 +135,15 @@ def begin(
     if config.freeze_epochs >= config.epochs:
         emit(Notice(f"  only new layers learn: all {config.epochs} epochs are --freeze-epochs"))
     _warn_of_leaks(source, photos, emit)
-    return moved.taken, source.fingerprints or b""
+    return moved.taken, UNKNOWN if source.fingerprints is None else source.fingerprints
 
 
 def _warn_of_leaks(source: Weights, photos: Photos, emit: Emit) -> None:
     """Say how many val and test photographs the weights were trained on, or that it is unknown."""
     shown = printable(str(source.path))
-    if source.fingerprints is None:
-        emit(Notice(f"  which photographs {shown} was trained on is unknown"))
-        return
-    memory = Memory(source.fingerprints)
+    memory = Memory(UNKNOWN if source.fingerprints is None else source.fingerprints)
+    if not memory.complete:
+        emit(Notice(f"  not all photographs that {shown} was trained on are known"))
     for role in ("val", "test"):
         facts = [fact for fact in (photos.facts[i] for i in photos.indices(role)) if fact]
         seen = trained_on(memory, [f.content_sha256 for f in facts], [f.look for f in facts])

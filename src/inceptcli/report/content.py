@@ -136,6 +136,8 @@ def headline(main: Mapping[str, Any], history: Sequence[EpochDone]) -> dict[str,
             f"{seen['images']:,} of {main['images']:,} photographs, or near copies of them, were "
             "trained on."
         )
+    if seen and seen.get("complete") is False:
+        notes.append("What the weights had seen with which training began is unknown.")
     if main["rejected"]:
         notes.append(f"Files that could not be read and are not counted: {main['rejected']:,}.")
     if main["absent"]:
