@@ -27,6 +27,7 @@ from inceptcli.config import DataConfig, resolve
 from inceptcli.console import print_table, say
 from inceptcli.data.prepare import NO_ROLE, Photos, prepare, write_manifest
 from inceptcli.engine.conclude import TrainResult
+from inceptcli.engine.finetune import read_source, suggestions
 from inceptcli.engine.run import run
 from inceptcli.runfolder import BEST
 
@@ -131,7 +132,8 @@ def _train(
 ) -> TrainResult:
     same = {"image_size": options.img_size, "arch": options.arch, "workers": 0, "cache": "ram"}
     places = {"root": root, "output": output, "follow_links": True}
-    return run(resolve("default", same | places | typed)[0])
+    suggested = suggestions(read_source(typed["weights"])) if "weights" in typed else {}
+    return run(resolve("default", same | places | typed, suggested)[0])
 
 
 def _print(trainings: list[dict[str, Any]]) -> None:

@@ -24,7 +24,7 @@ from inceptcli.data.prepare import prepare
 from inceptcli.engine import run as engine
 from inceptcli.engine.adapt import adapt
 from inceptcli.engine.find_lr import find_lr
-from inceptcli.engine.finetune import last_layer, scale_groups, transfer
+from inceptcli.engine.finetune import last_layer, scale_groups, suggestions, transfer
 from inceptcli.engine.training import Training
 from inceptcli.errors import WeightsError
 from inceptcli.events import EpochDone, Event, Notice, StateSaved, Warned
@@ -231,6 +231,24 @@ def test_in_a_frozen_epoch_only_new_layers_move(place: Path) -> None:
         assert torch.equal(after[name], part) == kept or name.startswith("classifier"), name
 
 
+def test_weights_trained_here_from_random_ones_learn_in_all_layers_alike(tmp_path: Path) -> None:
+    """Their batch norms follow the new photographs; of others not all is known, so they rest."""
+    first = engine.run(settings(draw_classes(tmp_path / "first", ("cat", "dog")), tmp_path / "a"))
+    best = first.run / "best_model.pth"
+    suggested = suggestions(load_weights(best))
+    assert (suggested["freeze_epochs"], suggested["layer_lr_decay"]) == (0, 1.0)
+    root = draw_classes(tmp_path / "photos", ("fox", "gnu"))
+    alike = fine(root, tmp_path / "b", weights=str(best), **suggested)
+    tuned = engine.run(replace(alike, epochs=1))
+    before, after = (load_weights(each.run / "best_model.pth") for each in (first, tuned))
+    name = next(name for name in before.state_dict if name.endswith("running_mean"))
+    assert not torch.equal(before.state_dict[name], after.state_dict[name])
+    assert suggestions(after)["layer_lr_decay"] == 1.0
+    bare = replace(before, fingerprints=None)
+    assert "layer_lr_decay" not in suggestions(bare)
+    assert "layer_lr_decay" not in suggestions(replace(bare, fingerprints=UNKNOWN))
+
+
 @pytest.mark.parametrize(
     "where", [(1, 2), (2, 0), *(pytest.param(w, marks=pytest.mark.slow) for w in ((1, 1), (2, 1)))]
 )
@@ -328,6 +346,8 @@ def test_the_file_suggests_network_and_size_and_options_win(
     ("words", "code", "told"),
     [
         (("--weights", "no.pth"), 4, "no.pth"),
+        (("--weights", ""), 2, "--weights: which?"),
+        (("--weights", "net.onnx"), 4, "is an exported network"),
         (("--freeze-epochs", "2"), 2, "--weights"),
         (("--layer-lr-decay", "2", "--weights", "no.pth"), 2, "outside 0 to 1"),
     ],

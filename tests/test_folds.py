@@ -247,6 +247,15 @@ def test_no_time_for_so_many_trainings_is_refused(photos: Path, tmp_path: Path) 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_time_too_short_for_an_epoch_leaves_no_folder(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("train", photos, "--folds", 2, "--group", "none", *SMALL[:-2], "--time", "2s")
+    assert call(*words, "--epochs", 300, "-o", "run") == 2
+    assert "--time: 1 s a training is too short for 300 epochs" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_repeats_of_folds_divide_anew(photos: Path, tmp_path: Path) -> None:
     config = settings(photos, tmp_path / "run", folds=2, repeats=2)
     with pytest.raises(BegunError, match="repeat1-fold1: training 1 of 4"):

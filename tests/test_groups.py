@@ -429,6 +429,7 @@ def test_the_line_says_how_many_groups_there_are() -> None:
     )
     assert "3 images -> 2 groups (1 to 2 images each)" in grouping_line(np.array([0, 0, 1]))
     assert grouping_line(np.arange(5)) == ("5 images, each a group of its own: splitting by file")
+    assert grouping_line(np.array([0, 0]), dividing=False) == "2 images -> 1 groups (x2)"
 
 
 def test_nothing_and_one_file_have_groups_too() -> None:

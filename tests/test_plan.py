@@ -135,7 +135,7 @@ def test_the_time_for_saving_counts(saving: float, over: bool) -> None:
 
 
 def test_no_time_is_refused() -> None:
-    with pytest.raises(UsageError, match="--time: 5 s are too short, 1 epochs take about"):
+    with pytest.raises(UsageError, match="--time: 5 s a training is too short for 1 epochs, which"):
         plan(settings(5), SPEED, {})
 
 
@@ -212,8 +212,17 @@ def test_a_timed_training_plans_ends_and_resumes(
     again = json.loads((run / "config.json").read_text())["settings"]
     for name in ("epochs", "train_sizes", "warmup_epochs", "batch_size"):
         assert again[name] == stored["settings"][name]
+    assert again["warmup_epochs"] == 0.1 * again["epochs"]
     typed = str(again["epochs"] + 1)  # what is typed goes before the plan
     with pytest.raises(SystemExit) as caught:
         main(["train", "--resume", str(run), "--epochs", typed, "--allow-change"])
     assert caught.value.code == 0
-    assert json.loads((run / "config.json").read_text())["settings"]["epochs"] == int(typed)
+    later = json.loads((run / "config.json").read_text())["settings"]
+    assert later["epochs"] == int(typed)
+    assert later["warmup_epochs"] == 0.1 * int(typed)  # by the rule, as before
+    capsys.readouterr()
+    more = str(int(typed) + 1)
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--resume", str(run), "--epochs", more, "--time", "1s", "--allow-change"])
+    assert caught.value.code == 0
+    assert f"ending before epoch {more}, which would end after --time 1s" in capsys.readouterr().err

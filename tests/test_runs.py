@@ -141,8 +141,14 @@ def test_a_run_of_several_trainings(runs: Path) -> None:
     assert found["e"].test is None  # there was no test role
     assert found["e"].val is not None
     assert found["e"].val.value == 0.5
+    make_run(whole / "fold2", [0.5, 0.5], epochs=7)  # as --time planned
     write_json(whole / "folds.json", {"folds": parts * 2} | pooled)
-    assert {run.name: run for run in list_runs(runs)}["e"].state == "finished"
+    done = {run.name: run for run in list_runs(runs)}["e"]
+    assert done.state == "finished"
+    assert (done.epochs, done.epochs_wanted, done.seconds) == (3, 14, 90)
+    (whole / "fold2" / "config.json").write_text("{broken")
+    assert {run.name: run for run in list_runs(runs)}["e"].epochs_wanted == 12
+    assert call("runs", "--compare", "a", "e") == 3
 
 
 def test_two_runs_are_compared(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,6 +180,7 @@ def test_no_runs_is_no_fault(
     assert "no runs in runs" in capsys.readouterr().err
     assert call("runs", "--json") == 0
     assert json.loads(capsys.readouterr().out) == []
+    assert call("runs", "elsewhere") == 3
 
 
 def test_a_sparkline_spans_its_values(monkeypatch: pytest.MonkeyPatch) -> None:

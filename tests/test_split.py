@@ -280,6 +280,9 @@ def test_a_users_groups_are_read_by_name(tmp_path: Path) -> None:
     path.write_text("path,group\na/1.png,p1\na/1.png,p2\n")
     with pytest.raises(DataError, match=r"line 3: a/1\.png is in p1 already"):
         read_groups(path)
+    path.write_text("path,group\na/1.png,p1\na/2.png,\n")
+    with pytest.raises(DataError, match=r"line 3: a/2\.png has no group; .* one of its own"):
+        read_groups(path)
     path.write_text("path,patient\na/1.png,p1\n")
     with pytest.raises(DataError, match=r"needs one column 'group' .* it has path, patient"):
         read_groups(path)

@@ -9,7 +9,8 @@ import typer
 
 from inceptcli import show
 from inceptcli.cli.options import Json, keep_outside
-from inceptcli.errors import UsageError
+from inceptcli.errors import DataError, UsageError
+from inceptcli.files import printable
 from inceptcli.runfolder import RUNS, check_target, read_settings
 
 
@@ -43,6 +44,8 @@ def runs(
     if compare is None:
         if output is not None:
             raise UsageError("-o goes with --compare; give that as well")
+        if folder != Path(RUNS) and not folder.is_dir():
+            raise DataError(f"there is no folder {printable(str(folder))}; name one of runs")
         show.runs(report.list_runs(folder), folder, as_json=as_json)
         return
     paths = [report.find_run(folder, name) for name in compare]

@@ -480,6 +480,8 @@ def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, st
     if not (settings.get("folds") or settings.get("repeats")):
         settings["split"] = folder / SPLIT
     told = description.get("sources")
+    if "epochs" in typed and str((told or {}).get("warmup_epochs")).startswith("rule"):
+        settings["warmup_epochs"] = None  # by the rule, for as many epochs as there are now
     sources = dict.fromkeys(stored, "the run") | (told if isinstance(told, dict) else {})
     sources |= dict.fromkeys(typed, "option")
     try:
@@ -513,6 +515,8 @@ def _refuse_without_weights(weights: str | None, typed: Mapping[str, Any]) -> No
 
 def _make_absolute(typed: dict[str, Any]) -> None:
     """The weights file that was typed, as ``config.json`` names it."""
+    if typed.get("weights") == "":
+        raise UsageError("--weights: which? give a file, or imagenet")
     if typed.get("weights", IMAGENET) != IMAGENET:
         typed["weights"] = str(Path(typed["weights"]).absolute())
 

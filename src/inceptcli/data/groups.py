@@ -136,19 +136,24 @@ def group(
     return Grouping(_numbered(keys), tuple(rules), tuple(exact), tuple(near), conflicts)
 
 
-def grouping_line(ids: Ints) -> str:
+def grouping_line(ids: Ints, *, dividing: bool = True) -> str:
     """One line that says how many groups there are: printed before every split.
+
+    Args:
+        ids: (N,) the group of each image.
+        dividing: Whether roles are made by them.
 
     >>> grouping_line(np.arange(2142) // 14)
     '2142 images -> 153 groups (x14): splitting by group; --group none splits by file'
     """
     sizes = np.bincount(ids)
     if len(sizes) == len(ids):
-        return f"{len(ids)} images, each a group of its own: splitting by file"
+        text = f"{len(ids)} images, each a group of its own"
+        return text + ": splitting by file" * dividing
     uniform = sizes.min() == sizes.max()
     each = f"x{sizes[0]}" if uniform else f"{sizes.min()} to {sizes.max()} images each"
     text = f"{len(ids)} images -> {len(sizes)} groups ({each})"
-    return f"{text}: splitting by group; --group none splits by file"
+    return text + ": splitting by group; --group none splits by file" * dividing
 
 
 def _exact_pairs(*digests: Sequence[bytes]) -> list[Pair]:

@@ -147,7 +147,8 @@ def prepare(
     usable = reject(dataset, bad, allow_empty=config.allow_empty, to_learn=to_learn)
     _check_rejected(usable, len(dataset.samples) + len(dataset.rejected), config, emit)
     photos = _photos(dataset, usable, found, config, divide=divide, all_there=all_there)
-    for line in (*photos.grouping.rules, grouping_line(photos.grouping.ids)):
+    groups = grouping_line(photos.grouping.ids, dividing=divide and config.split is None)
+    for line in (*photos.grouping.rules, groups):
         emit(Notice(line))
     if photos.unlisted:
         emit(Notice(f"{photos.unlisted} photographs that the split does not list are left out"))

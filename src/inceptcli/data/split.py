@@ -173,6 +173,9 @@ def read_groups(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for line, cells in _table(path, needed=("path", "group")):
         name, group = cells["path"].removeprefix("./"), cells["group"]
+        if not group.strip():
+            alone = f"{path} line {line}: {name} has no group; where none is known, give it one of"
+            raise DataError(printable(f"{alone} its own"))
         if found.setdefault(name, group) != group:
             twice = f"{path} line {line}: {name} is in {found[name]} already; keep one of the two"
             raise DataError(printable(twice))

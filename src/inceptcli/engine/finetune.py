@@ -2,8 +2,9 @@
 
 The layers taken over learn more slowly the nearer they are to the image (Howard and Ruder,
 "Universal Language Model Fine-tuning", 2018, section 3.2), and not at all in the first epochs,
-in which only new layers learn. Batch norms taken over keep their statistics to the end: those of
-a few small batches are worse (docs/how-to/fine-tune.md has what that gives).
+in which only new layers learn. Batch norms taken over keep their statistics where their layers
+learn more slowly or not at all; where all learn alike they follow the new photographs, as in a
+training from random weights (docs/how-to/fine-tune.md has what either gives).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from inceptcli.config import IMAGENET, TrainConfig
 from inceptcli.data.fingerprints import UNKNOWN, Memory, trained_on
+from inceptcli.engine.onnx import is_exported
 from inceptcli.errors import WeightsError
 from inceptcli.events import Emit, Notice, Warned
 from inceptcli.files import printable
@@ -59,12 +61,24 @@ def read_source(words: str) -> Weights:
         from inceptcli.model.imagenet import imagenet_weights  # torchvision, only when asked for
 
         return imagenet_weights()
+    if is_exported(Path(words)):
+        raise WeightsError(
+            f"{printable(words)} is an exported network; give the weights file it was made from"
+        )
     return load_weights(Path(words))
 
 
 def suggestions(source: Weights) -> dict[str, Any]:
-    """Settings that go with the weights unless others are given: network, size, fitting."""
-    return {"arch": source.arch, "image_size": source.image_size, "resize": source.resize}
+    """Settings that go with the weights unless others are given: network, size, fitting.
+
+    Weights of which all training photographs are known were trained here from random ones. Beside
+    those of ImageNet they have seen little, and are better when all their layers learn alike
+    (docs/how-to/fine-tune.md).
+    """
+    found = {"arch": source.arch, "image_size": source.image_size, "resize": source.resize}
+    if source.fingerprints is not None and Memory(source.fingerprints).complete:
+        found |= {"freeze_epochs": 0, "layer_lr_decay": 1.0}
+    return found
 
 
 def transfer(model: nn.Module, source: Weights, classes: Sequence[str]) -> Transfer:
@@ -191,8 +205,8 @@ def training_mode(training: Training) -> None:
     """Put the network into training mode; what is frozen in this epoch is a function of it alone.
 
     Where the epoch is one of the first ``freeze_epochs``, what was taken over but for the last
-    layer has no gradients. Batch norms that were taken over always use and keep the statistics
-    that they came with.
+    layer has no gradients. Batch norms that were taken over use and keep the statistics that they
+    came with, but for later epochs in which all layers learn at one rate.
     """
     t = training
     last = last_layer(t.model)
@@ -205,6 +219,8 @@ def training_mode(training: Training) -> None:
     if changed:
         t.parallel = t.device.distribute(t.model)  # which looks once at what has gradients
     t.parallel.train()
+    if not early and t.config.layer_lr_decay == 1:
+        return
     for name, module in t.model.named_modules():
         if isinstance(module, _BatchNorm) and f"{name}.running_mean" in t.taken:
             module.eval()

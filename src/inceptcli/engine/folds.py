@@ -7,7 +7,8 @@ training is a run like any other, in a folder of its own below the run folder.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,9 @@ def run_folds(
                 continue
             emit(Notice(f"{name}: training {number} of {len(parts)}"))
             part, told = _as_planned(part, parts[0], sources or {})
-            after(_train(part, folder / name, told, stop, emit))
+            with _leaving_nothing(lock, parts) if number == 1 and not resuming else nullcontext():
+                done = _train(part, folder / name, told, stop, emit)
+            after(done)
             write_json(folder / FOLDS, _pooled(folder, parts[:number]).to_json())
         result = _pooled(folder, parts)
         write_json(folder / FOLDS, result.to_json())  # a kill may have come before the last one
@@ -223,6 +226,19 @@ def _begin(
     write_json(lock.folder / FOLDS, {"format": 1, "folds": []})  # for --resume latest
     for path, photos in divided:
         write_manifest(path, photos)
+
+
+@contextmanager
+def _leaving_nothing(lock: RunLock, parts: Sequence[TrainConfig]) -> Iterator[None]:
+    """Remove what was written before the first training where that cannot begin as it was told."""
+    try:
+        yield
+    except UsageError:
+        lock.clear()
+        for part in parts:
+            if part.split is not None and part.split.parent == lock.folder:
+                part.split.unlink(missing_ok=True)
+        raise
 
 
 def _keep_inputs(config: TrainConfig, folder: Path) -> None:

@@ -180,8 +180,9 @@ def plan(
         least = replace(config, train_sizes=sizes[-1])
         least = least if "epochs" in given else replace(least, epochs=1)
         raise UsageError(
-            f"--time: {config.time_seconds:g} s are too short, {least.epochs} epochs take about "
-            f"{speed.total(least) / MARGIN:.0f} s here; give more, or a smaller --img-size"
+            f"--time: {config.time_seconds:g} s a training is too short for {least.epochs} epochs, "
+            f"which take about {speed.total(least) / MARGIN:.0f} s here; give more, or a smaller "
+            "--img-size"
         )
     best = replace(best, least_steps=0)
     reason = f"{PLANNED} {config.time_seconds:g} s, about {speed.total(best):.0f} s"

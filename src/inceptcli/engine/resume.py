@@ -238,15 +238,19 @@ def changes(saved: Saved, config: TrainConfig, photos: Photos) -> list[str]:
     both = then.keys() & here.keys()
     # Crops and flips of a photograph depend on its place among all files, unusable ones too.
     others, others_now = set(_unpacked(before["others"])), set(_unpacked(now["others"]))
-    counts = {
-        "gone": len((then.keys() | others) - (here.keys() | others_now)),
-        "new": len((here.keys() | others_now) - (then.keys() | others)),
-        "not usable any more, or not listed": len(then.keys() & others_now),
-        "usable now": len(here.keys() & others),
-        "of other content": sum(then[name][1] != here[name][1] for name in both),
-        "in another role": sum(then[name][0] != here[name][0] for name in both),
+    found = {
+        "gone": (then.keys() | others) - (here.keys() | others_now),
+        "new": (here.keys() | others_now) - (then.keys() | others),
+        "not usable any more, or not listed": then.keys() & others_now,
+        "usable now": here.keys() & others,
+        "of other content": {name for name in both if then[name][1] != here[name][1]},
+        "in another role": {name for name in both if then[name][0] != here[name][0]},
     }
-    return changed + [f"{count} photographs are {what}" for what, count in counts.items() if count]
+    return changed + [
+        f"{len(names)} photographs are {what} ({listed(sorted(names))})"
+        for what, names in found.items()
+        if names
+    ]
 
 
 def _by_name(photos: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:

@@ -25,7 +25,7 @@ from inceptcli.engine.optim import learning_rate, set_rate, train_size
 from inceptcli.engine.predict import Watch
 from inceptcli.engine.training import Training
 from inceptcli.errors import DataError
-from inceptcli.events import BatchDone, EpochDone, Warned
+from inceptcli.events import BatchDone, EpochDone, Notice, Warned
 from inceptcli.files import printable
 from inceptcli.model.inception import AUXILIARY_WEIGHT, heads
 
@@ -48,7 +48,11 @@ def fit(training: Training) -> None:
         OutputError: The last save failed.
     """
     t, progress = training, training.progress
-    while progress.epoch <= t.config.epochs and not (out_of_patience(t) or out_of_time(t)):
+    while progress.epoch <= t.config.epochs and not out_of_patience(t):
+        if out_of_time(t):
+            limit = f"--time {t.config.time_seconds:g}s"
+            t.emit(Notice(f"ending before epoch {progress.epoch}, which would end after {limit}"))
+            break
         train_loss, train_accuracy = train_one_epoch(t)
         started = time.monotonic()
         val = validate(t)

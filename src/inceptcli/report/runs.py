@@ -24,7 +24,9 @@ from inceptcli.runfolder import (
     METRICS,
     has_state,
     is_in_use,
+    parts_of,
     read_description,
+    read_settings,
 )
 
 State = Literal["finished", "running", "stopped", "diverged", "failed"]
@@ -48,8 +50,8 @@ class Run:
         when: When it was begun, local time, ISO 8601.
         data: The folder of photographs.
         recipe: The recipe's name.
-        epochs: Epochs done.
-        epochs_wanted: Epochs asked for.
+        epochs: Epochs done; of a run of several trainings in all of them, as ``seconds``.
+        epochs_wanted: Epochs asked for, or planned for ``--time``.
         best_epoch: The best so far, or None.
         val: Accuracy on val of the best epoch.
         test: Accuracy on test, of a finished run with that role; of a run of several trainings
@@ -109,17 +111,19 @@ def read_run(path: Path, *, name: str = "") -> Run:
         low, high = folds["interval"]
         pooled = Share(folds["accuracy"], (low, high))
         val, test = (val, pooled) if folds["role"] == "test" else (pooled, None)
+    parts = [part for part in parts_of(path) if folds and _is_run(part)]
+    rows = [*history, *(row for part in parts for row in read_history(part))]
     return Run(
         name=name or path.name,
         when=_when(path, description),
         data=str(settings.get("root", "")),
         recipe=str(settings.get("recipe", "")),
-        epochs=len(history),
-        epochs_wanted=int(settings.get("epochs", 0)),
+        epochs=len(rows),
+        epochs_wanted=_epochs_wanted([settings, *map(_settings, parts)]) * _trainings(settings),
         best_epoch=best[0].epoch if best else None,
         val=val,
         test=test,
-        seconds=math.fsum(row.seconds for row in history),
+        seconds=math.fsum(row.seconds for row in rows),
         state=_state(path, settings, folds, failure),
         problem=str(failure.get("error", "")) or damage,
     )
@@ -198,9 +202,14 @@ def compare_runs(one: Path, other: Path) -> RunPair:
     """Two runs side by side.
 
     Raises:
-        DataError: One of them is no run folder.
+        DataError: One of them is no run folder, or one of several trainings.
     """
     ours, theirs = (read_description(path)["settings"] for path in (one, other))
+    for path in (one, other):
+        if (path / FOLDS).is_file():
+            raise DataError(
+                f"{printable(str(path))} has several trainings; compare one of those in it"
+            )
     names = [*ours, *(name for name in theirs if name not in ours)]
     own = {"output", "name", "overwrite", "split"}  # say which run it is
     return RunPair(
@@ -259,11 +268,26 @@ def _state(
         diverged = failure.get("exit_code") == DivergedError.exit_code
         return "diverged" if diverged else "failed"
     if folds:
-        wanted = (settings.get("folds") or 1) * (settings.get("repeats") or 1)
-        return "finished" if len(folds["folds"]) == wanted else "stopped"
+        return "finished" if len(folds["folds"]) == _trainings(settings) else "stopped"
     if (path / METRICS).is_file():
         return "finished"
     return "stopped" if has_state(path) else "failed"
+
+
+def _settings(path: Path) -> Mapping[str, Any]:
+    with suppress(DataError):
+        return read_settings(path)
+    return {}
+
+
+def _epochs_wanted(settings: Sequence[Mapping[str, Any]]) -> int:
+    """Of one training, as the last one that says so was begun; ``--time`` may have planned it."""
+    said = [int(each["epochs"]) for each in settings if "epochs" in each]
+    return said[-1] if said else 0
+
+
+def _trainings(settings: Mapping[str, Any]) -> int:
+    return int(settings.get("folds") or 1) * int(settings.get("repeats") or 1)
 
 
 def _when(path: Path, description: Mapping[str, Any]) -> str:
