@@ -537,6 +537,16 @@ def test_a_run_is_used_and_resumed_from_anywhere(
     assert call("train", "--resume", "../run", "--epochs", 2, "--allow-change") == 0
 
 
+@pytest.mark.parametrize("command", ["split", "runs", "export", "sample", "summary", "cache"])
+def test_what_one_process_does_is_refused_under_torchrun(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Several would write the same file at once."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert call(command) == 2
+    assert f"{command} runs in one process; start it without torchrun" in capsys.readouterr().err
+
+
 def test_the_latest_run_may_have_lost_its_newest_state(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -330,14 +330,10 @@ def test_changed_photographs_and_settings_are_refused(pairs: Path, tmp_path: Pat
     draw(pairs / "cat" / "00.png", seed=999, label=2)
     draw(pairs / "dog" / "new.png", seed=998, label=1)
     split = tmp_path / "run" / "split.csv"
-    with pytest.raises(
-        DataError, match=r"are new \(dog/new.png\); 1 .* of other content \(cat/00"
-    ):
+    with pytest.raises(DataError, match=r"are new \(dog/new.png\); 1 .* of other content \(cat/00"):
         engine.run(settings(pairs, tmp_path / "run", split=split), resuming=True)
     (pairs / "dog" / "00.png").unlink()
-    with pytest.raises(
-        DataError, match=r"1 photographs are gone \(dog/00.png\); 1 .* new"
-    ):
+    with pytest.raises(DataError, match=r"1 photographs are gone \(dog/00.png\); 1 .* new"):
         engine.run(settings(pairs, tmp_path / "run", split=split), resuming=True)
     engine.run(settings(pairs, tmp_path / "run", split=split), resuming=True, allow_change=True)
 

@@ -21,8 +21,11 @@ from inceptcli.cli.sample import sample
 from inceptcli.cli.split import split
 from inceptcli.cli.summary import summary
 from inceptcli.cli.train import train
+from inceptcli.data.machine import process_count
 from inceptcli.engine.signals import Interrupted, interruptible
-from inceptcli.errors import InceptcliError, is_out_of_memory
+from inceptcli.errors import InceptcliError, UsageError, is_out_of_memory
+
+SHARED = ("train", "evaluate", "predict")  # what torchrun's processes do together
 
 app = typer.Typer(
     name="inceptcli",
@@ -118,6 +121,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def common(
+    ctx: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
@@ -128,3 +132,6 @@ def common(
 ) -> None:
     """Train and use an Inception v1 image classifier from a folder of photographs."""
     del version, debug  # --debug is taken out of the words by main
+    name = ctx.invoked_subcommand
+    if process_count() > 1 and name not in SHARED:
+        raise UsageError(f"{name} runs in one process; start it without torchrun")
