@@ -480,9 +480,11 @@ def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, st
     if not (settings.get("folds") or settings.get("repeats")):
         settings["split"] = folder / SPLIT
     told = description.get("sources")
-    if "epochs" in typed and str((told or {}).get("warmup_epochs")).startswith("rule"):
+    told = told if isinstance(told, dict) else {}
+    ruled = str(told.get("warmup_epochs")).startswith("rule")
+    if ruled and "epochs" in typed and "warmup_epochs" not in typed:
         settings["warmup_epochs"] = None  # by the rule, for as many epochs as there are now
-    sources = dict.fromkeys(stored, "the run") | (told if isinstance(told, dict) else {})
+    sources = dict.fromkeys(stored, "the run") | told
     sources |= dict.fromkeys(typed, "option")
     try:
         return TrainConfig.from_json(settings), sources
