@@ -464,9 +464,11 @@ def test_a_signal_while_waiting_for_killed_workers(pairs: Path) -> None:
             break
         assert process.poll() is None
         time.sleep(0.05)
+    process.send_signal(signal.SIGSTOP)  # so that it finds both at once
     for child in children(process.pid):
         os.kill(child, signal.SIGKILL)
     process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGCONT)
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 143, errors
     assert "Traceback" not in errors

@@ -130,6 +130,7 @@ def test_role_folders_are_roles_and_classes_are_aligned_by_name(tmp_path: Path, 
         ]
     )
     assert dataset.notes == (
+        f"roles are those of the folders {', '.join(sorted(('train', val, 'test')))}",
         "classes of train that val has not: cat",
         "classes of val that train has not: eel",
         "images of other classes than train's, left out: 1 eel",
