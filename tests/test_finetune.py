@@ -247,6 +247,8 @@ def test_weights_trained_here_from_random_ones_learn_in_all_layers_alike(tmp_pat
     bare = replace(before, fingerprints=None)
     assert "layer_lr_decay" not in suggestions(bare)
     assert "layer_lr_decay" not in suggestions(replace(bare, fingerprints=UNKNOWN))
+    with pytest.raises(WeightsError, match="33 bytes"):
+        suggestions(replace(bare, fingerprints=bytes(33)))
 
 
 @pytest.mark.parametrize(

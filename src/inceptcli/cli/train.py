@@ -264,7 +264,8 @@ def train(
         option(
             "--freeze-epochs",
             panel=MODEL,
-            help="First epochs in which only new layers learn; 2 with --weights.",
+            help="First epochs in which only new layers learn; 2 with --weights that were not "
+            "trained here from random ones.",
         ),
     ] = None,
     layer_lr_decay: Annotated[
@@ -273,7 +274,7 @@ def train(
             "--layer-lr-decay",
             panel=MODEL,
             help="Factor on the learning rate of layers from --weights, from depth to depth "
-            "towards the image; 0.5 with --weights.",
+            "towards the image; 0.5 with --weights that were not trained here from random ones.",
         ),
     ] = None,
     image_size: ImageSize = None,

@@ -19,7 +19,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from inceptcli.config import IMAGENET, TrainConfig
-from inceptcli.data.fingerprints import UNKNOWN, Memory, trained_on
+from inceptcli.data.fingerprints import UNKNOWN, trained_on
+from inceptcli.engine.infer import memory_of
 from inceptcli.engine.onnx import is_exported
 from inceptcli.errors import WeightsError
 from inceptcli.events import Emit, Notice, Warned
@@ -76,7 +77,8 @@ def suggestions(source: Weights) -> dict[str, Any]:
     (docs/how-to/fine-tune.md).
     """
     found = {"arch": source.arch, "image_size": source.image_size, "resize": source.resize}
-    if source.fingerprints is not None and Memory(source.fingerprints).complete:
+    memory = memory_of(source)
+    if memory is not None and memory.complete:
         found |= {"freeze_epochs": 0, "layer_lr_decay": 1.0}
     return found
 
@@ -155,9 +157,11 @@ def begin(
 def _warn_of_leaks(source: Weights, photos: Photos, emit: Emit) -> None:
     """Say how many val and test photographs the weights were trained on, or that it is unknown."""
     shown = printable(str(source.path))
-    memory = Memory(UNKNOWN if source.fingerprints is None else source.fingerprints)
-    if not memory.complete:
+    memory = memory_of(source)
+    if memory is None or not memory.complete:
         emit(Notice(f"  not all photographs that {shown} was trained on are known"))
+    if memory is None:
+        return
     for role in ("val", "test"):
         facts = [fact for fact in (photos.facts[i] for i in photos.indices(role)) if fact]
         seen = trained_on(memory, [f.content_sha256 for f in facts], [f.look for f in facts])

@@ -119,11 +119,16 @@ def load_network(path: Path, *, classes: Sequence[str] = (), raw: bool = False) 
         temperature=1.0 if raw or record is None else record.temperature or 1.0,
         threshold=0.0 if raw or record is None else record.threshold or 0.0,
         spec=PixelSpec(weights.image_size, weights.resize),
-        memory=_memory(weights),
+        memory=memory_of(weights),
     )
 
 
-def _memory(weights: Weights) -> Memory | None:
+def memory_of(weights: Weights) -> Memory | None:
+    """What a weights file remembers of its training photographs; None where it has nothing.
+
+    Raises:
+        WeightsError: That part of it is damaged.
+    """
     if weights.fingerprints is None:
         return None
     try:

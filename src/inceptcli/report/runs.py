@@ -111,7 +111,7 @@ def read_run(path: Path, *, name: str = "") -> Run:
         low, high = folds["interval"]
         pooled = Share(folds["accuracy"], (low, high))
         val, test = (val, pooled) if folds["role"] == "test" else (pooled, None)
-    parts = [part for part in parts_of(path) if folds and _is_run(part)]
+    parts = [part for part in parts_of(path) if _is_run(part)] if folds else []
     rows = [*history, *(row for part in parts for row in read_history(part))]
     return Run(
         name=name or path.name,
