@@ -296,7 +296,7 @@ def evaluation(
     elif result.trained_on.any():
         rows.append(_without_seen(result))
     if result.trained_on is not None and not result.knows_all:
-        console.say("what the weights were trained on, with which training began, is unknown")
+        console.say("training began with other weights, and what those had seen is not all known")
     if figures.groups != figures.images:
         title += f" in {figures.groups:,} groups"
     console.print_table(("figure", "value"), rows, title=title, left=2)

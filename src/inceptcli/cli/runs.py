@@ -45,7 +45,7 @@ def runs(
         if output is not None:
             raise UsageError("-o goes with --compare; give that as well")
         if folder != Path(RUNS) and not folder.is_dir():
-            raise DataError(f"there is no folder {printable(str(folder))}; name one of runs")
+            raise DataError(f"no folder {printable(str(folder))}; give the one that runs lie in")
         show.runs(report.list_runs(folder), folder, as_json=as_json)
         return
     paths = [report.find_run(folder, name) for name in compare]

@@ -137,7 +137,7 @@ def headline(main: Mapping[str, Any], history: Sequence[EpochDone]) -> dict[str,
             "trained on."
         )
     if seen and seen.get("complete") is False:
-        notes.append("What the weights had seen with which training began is unknown.")
+        notes.append("Training began with other weights, and what those had seen is not all known.")
     if main["rejected"]:
         notes.append(f"Files that could not be read and are not counted: {main['rejected']:,}.")
     if main["absent"]:
