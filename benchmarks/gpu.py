@@ -2,6 +2,7 @@
 
 step: the script and the engine at batch 32 and 256, with the share of the bf16 matrix rate.
 decode: JPEG files to pixels on the CPU's processes and on the GPU.
+crop: random resized crops in the loader's thread and on the GPU, transfer included.
 cache: an epoch whose pixels are kept, images a second, and the share of time spent waiting.
 run: 40 epochs of 2,142 photographs, the tutorial's number, in seconds.
 
@@ -15,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from benchmarks import plain
 from benchmarks.measure import (
@@ -35,6 +37,7 @@ from torchvision.io import decode_jpeg, read_file
 
 from inceptcli.config import resolve
 from inceptcli.console import say
+from inceptcli.data.augment import crop_boxes, resized, resized_at_once
 from inceptcli.data.machine import default_workers
 from inceptcli.data.reader import PixelSpec, read
 from inceptcli.engine.run import run
@@ -131,6 +134,31 @@ def _decode(
     return lines_of(rates, "files/s", against=f"decoding on {options.device}", notes=note), {}
 
 
+def _crop(
+    place: Path, small: Path, options: argparse.Namespace
+) -> tuple[list[Line], dict[str, Any]]:
+    count, side = max(options.batches), options.img_size
+    pixels = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8)
+    boxes = crop_boxes(np.random.default_rng(0).random((count, 4)), side=side, area=0.25)
+    where, size = torch.device(options.device), round(0.875 * side)
+    pinned = pixels.pin_memory() if where.type == "cuda" else pixels
+
+    def in_thread() -> float:
+        started = seconds_now()
+        resized(pixels, boxes, size=size)
+        return count / (seconds_now() - started)
+
+    def on_device() -> float:
+        started = seconds_now(options.device)
+        for _ in range(STEPS):
+            resized_at_once(pinned.to(where, non_blocking=True), boxes, size=size)
+        return count * STEPS / (seconds_now(options.device) - started)
+
+    name, against = f"crops on {options.device}, at once", "crops in the loader's thread"
+    rates = take_turns({against: in_thread, name: on_device}, rounds=options.rounds)
+    return lines_of(rates, "images/s", against=against), {}
+
+
 def _cache(
     place: Path, small: Path, options: argparse.Namespace
 ) -> tuple[list[Line], dict[str, Any]]:
@@ -165,7 +193,7 @@ def _run(
     return [], {f"{options.epochs} epochs of {options.images} photographs, seconds": done.seconds}
 
 
-WORKS = {"step": _step, "decode": _decode, "cache": _cache, "run": _run}
+WORKS = {"step": _step, "decode": _decode, "crop": _crop, "cache": _cache, "run": _run}
 
 if __name__ == "__main__":
     main()

@@ -45,7 +45,7 @@ from inceptcli.data.prepare import prepare
 from inceptcli.engine.device import choose_device
 from inceptcli.engine.run import set_up
 from inceptcli.engine.signals import StopRequest
-from inceptcli.engine.train import batches_of, crop_of, train_one_epoch, train_step, validate
+from inceptcli.engine.train import batches_of, crop_ahead, train_one_epoch, train_step, validate
 from inceptcli.engine.training import Training
 from inceptcli.events import silent
 from inceptcli.files import read_csv
@@ -155,7 +155,7 @@ def engine_step(training: Training, steps: int) -> Case:
     """The program's own step, so many of them a turn."""
     device = training.device.torch_device.type
     order = batches_of(training, 1)
-    batch = next(iter(Loader(training.photos.store, order, crop=crop_of(training))))
+    batch = next(iter(Loader(training.photos.store, order, crop=crop_ahead(training))))
     training.parallel.train()
 
     def run() -> float:

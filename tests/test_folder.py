@@ -157,7 +157,7 @@ def test_a_missing_layout_is_drawn_in_three_lines(tmp_path: Path) -> None:
     """D7: pictures directly in the root, a root that is missing, a root that is a file."""
     picture = draw(tmp_path / "flat" / "1.png", seed=1, label=0)
     for root, why in (
-        (tmp_path / "flat", "no folder a class, 1 files directly in it"),
+        (tmp_path / "flat", "no folder a class, 1 file directly in it"),
         (tmp_path / "gone", "No such file or directory"),
         (picture, "not a folder"),
     ):

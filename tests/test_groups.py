@@ -394,7 +394,7 @@ def test_none_lets_each_file_stand_alone_but_tells_the_copies() -> None:
 def test_a_regular_expression_names_groups_by_its_first_capture() -> None:
     found = group(NAMES, [0, 0, 0, 1, 1], how=r"(p\d)_(\d)")
     assert found.ids.tolist() == [0, 0, 1, 0, 2]
-    assert found.rules == (r"--group (p\d)_(\d): 3 groups, 1 files without it alone",)
+    assert found.rules == (r"--group (p\d)_(\d): 3 groups, 1 file without it alone",)
 
 
 def test_a_capture_that_equals_another_name_does_not_join_it() -> None:
@@ -425,11 +425,11 @@ def test_a_mapping_gives_the_groups_and_must_be_complete() -> None:
 
 def test_the_line_says_how_many_groups_there_are() -> None:
     assert grouping_line(np.arange(2142) // 14) == (
-        "2142 images -> 153 groups (x14): splitting by group; --group none splits by file"
+        "2,142 images -> 153 groups (x14): splitting by group; --group none splits by file"
     )
     assert "3 images -> 2 groups (1 to 2 images each)" in grouping_line(np.array([0, 0, 1]))
     assert grouping_line(np.arange(5)) == ("5 images, each a group of its own: splitting by file")
-    assert grouping_line(np.array([0, 0]), dividing=False) == "2 images -> 1 groups (x2)"
+    assert grouping_line(np.array([0, 0]), dividing=False) == "2 images -> 1 group (x2)"
 
 
 def test_nothing_and_one_file_have_groups_too() -> None:

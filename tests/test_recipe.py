@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn import functional
 from torchvision.transforms.v2 import functional as vision
 
 from conftest import draw
@@ -22,6 +23,7 @@ from inceptcli.data.augment import (
     flip_draws,
     jitter_colour,
     resized,
+    resized_at_once,
     uniform_draws,
 )
 from inceptcli.data.prepare import prepare
@@ -88,6 +90,21 @@ def test_a_crop_is_pillows() -> None:
         expected = expected.resize((24, 24), Image.Resampling.BILINEAR)
         difference = np.abs(np.asarray(expected, int) - result.numpy().astype(int))
         assert difference.max() <= 1
+
+
+@pytest.mark.parametrize("size", [24, 64, 90])
+def test_crops_of_a_whole_batch_are_those_of_each_picture(size: int) -> None:
+    """To one grey level, smaller and larger; by float32's own interpolation to a rounding."""
+    draws = uniform_draws(np.arange(40), seed=1, epoch=1, first=1, count=4)
+    boxes = np.concatenate([crop_boxes(draws, side=64, area=0.05), [[0, 0, 64, 64], [5, 9, 1, 1]]])
+    images = noise(len(boxes), 64, 64, 3)
+    ours = resized_at_once(images, boxes, size=size)
+    assert ours.shape == (len(boxes), size, size, 3)
+    assert (ours.int() - resized(images, boxes, size=size).int()).abs().max() <= 1
+    for image, (left, top, width, height), result in zip(images, boxes.tolist(), ours, strict=True):
+        part = image[top : top + height, left : left + width].permute(2, 0, 1).unsqueeze(0).float()
+        exact = functional.interpolate(part, size=(size, size), mode="bilinear", antialias=True)
+        assert (exact[0].permute(1, 2, 0) - result).abs().max() < 0.501
 
 
 def test_nothing_to_crop_leaves_the_pixels() -> None:

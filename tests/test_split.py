@@ -174,7 +174,7 @@ def test_folds_by_file_are_stratified() -> None:
 
 def test_folds_that_cannot_be_are_refused() -> None:
     labels, groups = laid_out([[5, 5], [5]])
-    with pytest.raises(DataError, match="3 groups of images are too few for 5 folds"):
+    with pytest.raises(DataError, match="3 groups of images, too few for 5 folds"):
         assign_folds(labels, groups, folds=5, seed=0)
     with pytest.raises(DataError, match=r"folds need 2 groups.*eel has 1 \(5 images\)"):
         assign_folds(labels, groups, folds=2, seed=0, classes=("cat", "eel"))

@@ -374,6 +374,11 @@ def open_regular(path: Path) -> BinaryIO:
 # ---- names
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, as in "1 file" and "1,200 files"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def printable(text: str) -> str:
     r"""``text`` safe to show on a terminal, as one line.
 

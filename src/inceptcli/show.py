@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from inceptcli import console
 from inceptcli.errors import DataError, PartialError
-from inceptcli.files import printable
+from inceptcli.files import counted, printable
 
 # Endings of a state_dict's names that batch norm counts with and no optimizer moves.
 NO_PARAMETERS = (".running_mean", ".running_var", ".num_batches_tracked")
@@ -290,7 +290,7 @@ def evaluation(
     rows = _figure_rows(result)
     if abstention is not None:
         rows += _abstention(abstention)
-    title = f"{figures.images:,} photographs of role {result.role}"
+    title = f"{counted(figures.images, 'photograph')} of role {result.role}"
     if result.trained_on is None:
         console.say("whether the network was trained on some of these photographs is unknown")
     elif result.trained_on.any():

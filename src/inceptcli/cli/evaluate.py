@@ -43,7 +43,7 @@ from inceptcli.cli.options import (
 from inceptcli.config import ROLES, DataConfig, Tta, one_of
 from inceptcli.errors import PartialError, UsageError
 from inceptcli.events import Emit, silent
-from inceptcli.files import printable
+from inceptcli.files import counted, printable
 from inceptcli.runfolder import REPORT, check_target, find_weights, is_run
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def evaluate(
         subject = Subject({result.role: result}, photos, drawn, compared)
         _write_report(report, subject, opened=open_page)
     if strict and result.rejected:
-        raise PartialError(f"{result.rejected} photographs could not be read")
+        raise PartialError(f"{counted(result.rejected, 'photograph')} could not be read")
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inceptcli.data.cache_folder import CacheFolder, Known, default_cache_folder
+from inceptcli.data.cache_folder import CacheFolder, Known, default_cache_folder, picture_bytes
 from inceptcli.data.image import Reason
+from inceptcli.data.machine import default_workers
 from inceptcli.data.reader import Facts, Looked, PixelSpec, Reader, never
 from inceptcli.data.shelf import MAX_CACHE_BYTES, Shelf, choose_shelf
 from inceptcli.errors import OutputError, ResourceError
@@ -205,6 +206,13 @@ class PixelStore:
         with self._lock:
             there[self._decode(wanted, missing, pixels)] = False
         return (pixels, wanted) if there.all() else (pixels[there], wanted[there])
+
+    def remedy(self) -> str:
+        """What would bring pixels sooner, in words with numbers."""
+        text = self._shelf.remedy(len(self._paths) * picture_bytes(self._spec) / 1e9)
+        if not self._shelf.keeps and self._reading.workers < default_workers():
+            text += f", or decode in more processes with --workers {default_workers()}"
+        return text
 
     def close(self) -> None:
         """End the decoding processes and finish the cache; ``take`` would start them again."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from inceptcli.data.image import EXTENSIONS, Reason
 from inceptcli.data.labels import listed, match_labels
 from inceptcli.errors import DataError, UsageError
-from inceptcli.files import is_inside, printable
+from inceptcli.files import counted, is_inside, printable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -408,7 +408,7 @@ def _homes_by_folder(walk: _Walk, *, every_role: bool) -> _Homes:
     """Take the folders in the root for classes, or for roles where they are named so."""
     top = [name for name in walk.folders if name and "/" not in name]
     if not top:
-        loose = f"{len(walk.files)} files" if walk.files else "nothing"
+        loose = counted(len(walk.files), "file") if walk.files else "nothing"
         raise _no_layout(walk.root, f"no folder a class, {loose} directly in it")
     roles = {name: ROLE_WORDS[name.lower()] for name in top if name.lower() in ROLE_WORDS}
     others = sorted(set(top) - set(roles))

@@ -25,7 +25,7 @@ from inceptcli.data.looks import (
     near_copies,
 )
 from inceptcli.errors import DataError, UsageError
-from inceptcli.files import printable
+from inceptcli.files import counted, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -148,11 +148,11 @@ def grouping_line(ids: Ints, *, dividing: bool = True) -> str:
     """
     sizes = np.bincount(ids)
     if len(sizes) == len(ids):
-        text = f"{len(ids)} images, each a group of its own"
+        text = f"{counted(len(ids), 'image')}, each a group of its own"
         return text + ": splitting by file" * dividing
     uniform = sizes.min() == sizes.max()
     each = f"x{sizes[0]}" if uniform else f"{sizes.min()} to {sizes.max()} images each"
-    text = f"{len(ids)} images -> {len(sizes)} groups ({each})"
+    text = f"{counted(len(ids), 'image')} -> {counted(len(sizes), 'group')} ({each})"
     return text + ": splitting by group; --group none splits by file" * dividing
 
 
@@ -210,13 +210,13 @@ def _by_sight(pairs: Sequence[Pair], margin: Sequence[float], labels: Ints) -> I
 def _copies_found(exact: Sequence[Pair], near: Sequence[Pair], apart: int) -> list[str]:
     lines = []
     if exact:
-        lines.append(f"exact copies: {_count(len(exact), 'file')} equal to another")
+        lines.append(f"exact copies: {counted(len(exact), 'file')} equal to another")
     if near:
         files = len({i for pair in near for i in pair})
-        lines.append(f"near copies: {files} files look like another ({_count(len(near), 'pair')})")
+        lines.append(f"near copies: {files} files look like another ({counted(len(near), 'pair')})")
     if apart:
         lines.append(
-            f"near copies: {_count(apart, 'pair')} left apart, because their groups would chain"
+            f"near copies: {counted(apart, 'pair')} left apart, because their groups would chain"
             " or hold more than 5 % of a class; --check names those in two roles"
         )
     return lines
@@ -353,7 +353,7 @@ def _rule_line(names: Sequence[str], text: str, families: Sequence[Sequence[int]
     sizes = sorted(map(len, families))
     each = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
     return printable(
-        f"names: {one} and {other} are one group ({text}: {_count(len(families), 'group')}"
+        f"names: {one} and {other} are one group ({text}: {counted(len(families), 'group')}"
         f" of {each} files)"
     )
 
@@ -367,11 +367,12 @@ def _by_hand(
         alone = sum(key is None for key in found)
         # a tuple, so that no captured text is the key of a file that stands alone
         keys = [(name,) if key is None else key for name, key in zip(names, found, strict=True)]
-        text = f"--group {how}: {_count(len(set(keys)), 'group')}"
-        return keys, [printable(text + (f", {alone} files without it alone" if alone else ""))]
+        text = f"--group {how}: {counted(len(set(keys)), 'group')}"
+        text += f", {counted(alone, 'file')} without it alone" if alone else ""
+        return keys, [printable(text)]
     lacking = [name for name in names if name not in how]
     if lacking:
-        text = f"no group for {_count(len(lacking), 'file')}, the first {lacking[0]}"
+        text = f"no group for {counted(len(lacking), 'file')}, the first {lacking[0]}"
         raise DataError(printable(f"{text}; give each file a row in the group file"))
     return [how[name] for name in names], []
 
@@ -416,7 +417,3 @@ def _numbered(keys: Iterable[Hashable]) -> Ints:
     """Keys as numbers from 0, in the order of first appearance."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -98,7 +98,8 @@ class Batch:
     images: torch.Tensor
 
 
-def _as_it_is(images: torch.Tensor, indices: Indices) -> torch.Tensor:
+def as_it_is(images: torch.Tensor, indices: Indices) -> torch.Tensor:
+    """Pictures that are cropped later or not at all."""
     del indices
     return images
 
@@ -127,7 +128,7 @@ class Loader:
         start: int = 0,
         rank: int = 0,
         world: int = 1,
-        crop: Callable[[torch.Tensor, Indices], torch.Tensor] = _as_it_is,
+        crop: Callable[[torch.Tensor, Indices], torch.Tensor] = as_it_is,
         pin: bool = False,
     ) -> None:
         self.waited = 0.0

@@ -31,6 +31,7 @@ from inceptcli.data.split import (
 )
 from inceptcli.errors import DataError
 from inceptcli.events import Emit, Notice, RolesReady, Warned, silent
+from inceptcli.files import counted
 
 Ints = npt.NDArray[np.int64]
 NO_ROLE = ""
@@ -151,7 +152,8 @@ def prepare(
     for line in (*photos.grouping.rules, groups):
         emit(Notice(line))
     if photos.unlisted:
-        emit(Notice(f"{photos.unlisted} photographs that the split does not list are left out"))
+        unlisted = counted(photos.unlisted, "photograph")
+        emit(Notice(f"left out: {unlisted} that the split does not list"))
     emit(RolesReady(photos.counts(), len(photos.indices("all")), photos.group_count))
     for fault in check_photos(photos).faults():
         emit(Warned(fault))

@@ -71,7 +71,7 @@ def choose_shelf(
 class Shelf:
     """Keeps nothing: every file is decoded each time."""
 
-    on_disk = False
+    keeps = on_disk = False
 
     def has(self, index: int) -> bool:
         """Whether looking at this file again could add nothing."""
@@ -90,9 +90,15 @@ class Shelf:
         """The cache folder's segments in use."""
         return set()
 
+    def remedy(self, gigabytes: float) -> str:
+        """What would bring the pixels, of that size in all, sooner."""
+        return f"keep them decoded with --cache disk or --cache DIR ({gigabytes:.1f} GB)"
+
 
 class _InMemory(Shelf):
     """One array; pages that were never written take no memory."""
+
+    keeps = True
 
     def __init__(self, count: int, spec: PixelSpec) -> None:
         self._pixels = np.empty((count, spec.image_size, spec.image_size, 3), np.uint8)
@@ -106,6 +112,10 @@ class _InMemory(Shelf):
             out[:] = self._pixels[index]
         return bool(self._held[index])
 
+    def remedy(self, gigabytes: float) -> str:
+        del gigabytes
+        return "they are in memory already; cropping them takes the time"
+
     def put(self, index: int, pixels: Pixels, place: Place | None) -> None:
         del place
         self._pixels[index] = pixels
@@ -115,7 +125,7 @@ class _InMemory(Shelf):
 class _OnDisk(Shelf):
     """Segments of the cache folder; each picture is checked when it is first used."""
 
-    on_disk = True
+    keeps = on_disk = True
 
     def __init__(self, folder: CacheFolder, known: Sequence[Known]) -> None:
         self._folder = folder
@@ -135,6 +145,12 @@ class _OnDisk(Shelf):
     def put(self, index: int, pixels: Pixels, place: Place | None) -> None:
         del pixels
         self._places[index], self._checked[index] = place, False
+
+    def remedy(self, gigabytes: float) -> str:
+        memory = f"{gigabytes:.1f} GB, {free_memory() / 1e9:.1f} GB are free"
+        return (
+            f"keep them on a faster disk with --cache DIR or in memory with --cache ram ({memory})"
+        )
 
     def segments(self) -> set[str]:
         return {place.segment for place in self._places if place}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from inceptcli.config import ROLES, check_ratio
 from inceptcli.data.folder import ROLE_WORDS
 from inceptcli.errors import DataError
-from inceptcli.files import MAX_CSV_BYTES, printable, read_regular, uncell, write_csv
+from inceptcli.files import MAX_CSV_BYTES, counted, printable, read_regular, uncell, write_csv
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,7 +94,7 @@ def assign_folds(
     """
     groups = _Groups(np.asarray(labels, np.int64), group_ids, seed)
     if len(groups.sizes) < folds:
-        found = f"{len(groups.sizes)} groups of images are too few for {folds} folds"
+        found = f"{counted(len(groups.sizes), 'group')} of images, too few for {folds} folds"
         raise DataError(f"{found}; use --folds {len(groups.sizes)} or fewer, or add photographs")
     _refuse_few(groups, 2, classes, purpose="folds")
     fold = np.zeros(len(groups.sizes), np.int64)
@@ -256,7 +256,7 @@ def _refuse_few(
         return
     listed = "; ".join(
         f"{printable(classes[label]) if classes else 'the folder'} has {len(found)}"
-        f" ({int(groups.sizes[found].sum())} images)"
+        f" ({counted(int(groups.sizes[found].sum()), 'image')})"
         for label, found in few.items()
     )
     remedy = "add photographs of other scenes, or split by file with --group none"

@@ -14,6 +14,7 @@ import numpy as np
 
 from inceptcli.config import TrainConfig, known
 from inceptcli.data.prepare import Photos
+from inceptcli.files import counted
 
 STEPS_PER_EPOCH, STEPS = 25, 200  # wanted at least, by smaller batches; measured in docs/recipe.md
 SMALLEST_BATCH, LARGEST_BATCH = 8, 32
@@ -62,7 +63,8 @@ def _batch_size(images: int, epochs: int) -> tuple[int, str]:
     """The largest power of two that leaves enough steps an epoch and in all, within the limits."""
     fitting = min(images // STEPS_PER_EPOCH, images * epochs // STEPS)
     fitting = max(SMALLEST_BATCH, min(LARGEST_BATCH, fitting))
-    return 2 ** int(math.log2(fitting)), f"rule: {images:,} training images, {epochs} epochs"
+    reason = f"rule: {images:,} training images, {counted(epochs, 'epoch')}"
+    return 2 ** int(math.log2(fitting)), reason
 
 
 def _class_weights(counts: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[str, str]:

@@ -30,7 +30,7 @@ from inceptcli.engine.parity import Parity, compare, photographs, proven, speeds
 from inceptcli.engine.predict import BATCH_SIZE
 from inceptcli.errors import DataError, ResourceError, UsageError, WeightsError
 from inceptcli.events import Emit, Notice, Warned, silent
-from inceptcli.files import printable, write_bytes
+from inceptcli.files import counted, printable, write_bytes
 from inceptcli.model.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -337,7 +337,7 @@ def _smaller(
         else:
             some = chosen[spread(len(chosen), MOST_CALIBRATED)]
             starts = range(0, len(some), BATCH_SIZE)
-            emit(Notice(f"calibrating on {len(some)} photographs of role {role}"))
+            emit(Notice(f"calibrating on {counted(len(some), 'photograph')} of role {role}"))
             batches = [photos.store.take(some[start : start + BATCH_SIZE])[0] for start in starts]
             graph = int8(graph, [pixels for pixels in batches if len(pixels)])
         data = _finished(graph, network, order.precision)

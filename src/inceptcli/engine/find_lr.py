@@ -17,7 +17,7 @@ from inceptcli.engine.finetune import training_mode
 from inceptcli.engine.optim import set_rate
 from inceptcli.engine.run import joined, prepare_photos, set_up
 from inceptcli.engine.signals import StopRequest
-from inceptcli.engine.train import batches_of, crop_of, seed_dropout, train_step
+from inceptcli.engine.train import batches_of, crop_ahead, seed_dropout, train_step
 from inceptcli.engine.training import Training
 from inceptcli.errors import DataError, StoppedError, UsageError
 from inceptcli.events import BatchDone, Emit, Notice, silent
@@ -98,7 +98,7 @@ def _sweep(t: Training) -> tuple[list[float], list[float]]:
     training_mode(t)
     while len(rates) < STEPS and t.progress.epoch <= max(epochs, STEPS):
         steps = batches_of(t, t.progress.epoch)
-        for batch in Loader(t.photos.store, steps, crop=crop_of(t)):
+        for batch in Loader(t.photos.store, steps, crop=crop_ahead(t)):
             if len(batch.indices) < 2:
                 continue
             rate = LOWEST * (HIGHEST / LOWEST) ** (len(rates) / (STEPS - 1))

@@ -55,7 +55,8 @@ def _pictures(folder: Path, *, recursive: bool) -> Iterator[Input]:
         yield Input(str(folder), f"unreadable: {error}")
         return
     if not paths:
-        yield Input(str(folder), "missing: no picture in this folder")
+        deeper = "" if recursive else "; -r looks in the folders inside it"
+        yield Input(str(folder), f"missing: no picture in this folder{deeper}")
     for path in paths:
         yield Input(str(path))
 

@@ -12,16 +12,17 @@ from pathlib import Path
 import torch
 
 from inceptcli.config import TrainConfig, known
-from inceptcli.data.augment import Crop, Indices
+from inceptcli.data.augment import Indices
 from inceptcli.data.loader import Loader
 from inceptcli.engine.adapt import adapt
 from inceptcli.engine.checkpoint import save_now
 from inceptcli.engine.infer import Classifier
 from inceptcli.engine.optim import train_size
-from inceptcli.engine.train import batches_of, train_step
+from inceptcli.engine.train import batches_of, crop_ahead, train_step
 from inceptcli.engine.training import Saving, Training
 from inceptcli.errors import OutputError, UsageError
 from inceptcli.events import silent
+from inceptcli.files import counted
 
 PLANNED = "planned for"  # how the source of a setting begins
 STEPS = 3  # timed ones a size; one more before them warms up
@@ -63,14 +64,15 @@ class Speed:
 
 
 def measure(training: Training) -> Speed:
-    """Make a few steps at the smallest and the largest size; the weights are moved by them.
+    """Make a few steps at the smallest and the largest size; weights and progress are moved by it.
 
     Of several processes all take the first one's figures.
     """
     t, config = training, training.config
     steps = batches_of(t, 1)
-    sides = sorted({train_size(config, 1), train_size(config, config.epochs)})
-    seconds = [_seconds_an_image(t, steps, side) for side in sides]
+    epoch_of = {train_size(config, epoch): epoch for epoch in (1, config.epochs)}
+    sides = sorted(epoch_of)
+    seconds = [_seconds_an_image(t, steps, epoch_of[side]) for side in sides]
     by_area = fixed = 0.0
     if len(seconds) == 1:
         by_area = seconds[0] / sides[0] ** 2
@@ -94,8 +96,9 @@ def measure(training: Training) -> Speed:
     return Speed(**json.loads(t.device.share(json.dumps(asdict(speed)))))
 
 
-def _seconds_an_image(t: Training, steps: list[Indices], side: int) -> float:
-    crop = Crop(side, t.config.crop_area, t.config.seed, 1)
+def _seconds_an_image(t: Training, steps: list[Indices], epoch: int) -> float:
+    t.progress.begin(epoch)  # at its size
+    crop = crop_ahead(t)
     t.parallel.train()
     started, made = time.monotonic(), 0
     few = [steps[index % len(steps)] for index in range(STEPS + 1)]
@@ -180,9 +183,9 @@ def plan(
         least = replace(config, train_sizes=sizes[-1])
         least = least if "epochs" in given else replace(least, epochs=1)
         raise UsageError(
-            f"--time: {config.time_seconds:g} s a training is too short for {least.epochs} epochs, "
-            f"which take about {speed.total(least) / MARGIN:.0f} s here; give more, or a smaller "
-            "--img-size"
+            f"--time: {config.time_seconds:g} s a training is too short: "
+            f"{counted(least.epochs, 'epoch')} would take about "
+            f"{speed.total(least) / MARGIN:.0f} s here; give more, or a smaller --img-size"
         )
     best = replace(best, least_steps=0)
     reason = f"{PLANNED} {config.time_seconds:g} s, about {speed.total(best):.0f} s"

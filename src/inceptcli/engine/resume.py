@@ -23,7 +23,7 @@ from inceptcli.data.prepare import NO_ROLE, Photos
 from inceptcli.engine.device import Device
 from inceptcli.errors import DataError, InceptcliError, WeightsError
 from inceptcli.events import EpochDone
-from inceptcli.files import cannot_write, printable, system
+from inceptcli.files import cannot_write, counted, printable, system
 from inceptcli.model.weights import load_state, save_state
 from inceptcli.runfolder import LAST, PREVIOUS
 
@@ -247,7 +247,7 @@ def changes(saved: Saved, config: TrainConfig, photos: Photos) -> list[str]:
         "in another role": {name for name in both if then[name][0] != here[name][0]},
     }
     return changed + [
-        f"{len(names)} photographs are {what} ({listed(sorted(names))})"
+        f"{counted(len(names), 'photograph')} {what} ({listed(sorted(names))})"
         for what, names in found.items()
         if names
     ]

@@ -49,7 +49,7 @@ from inceptcli.errors import (
     is_out_of_memory,
 )
 from inceptcli.events import Emit, Notice, TrainingStarted, Warned, silent
-from inceptcli.files import printable, write_csv, write_json
+from inceptcli.files import counted, printable, write_csv, write_json
 from inceptcli.model.inception import build
 from inceptcli.model.weights import Record
 from inceptcli.runfolder import (
@@ -474,7 +474,7 @@ def _check_roles(photos: Photos) -> None:
         count = len(photos.indices(role))
         if count < least:
             raise DataError(
-                f"{count} photographs for {role}, where it takes {least} or more; "
+                f"{counted(count, 'photograph')} for {role}, where it takes {least} or more; "
                 "give the split more of them"
             )
     taught = np.unique(photos.labels[photos.indices("train")])

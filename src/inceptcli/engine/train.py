@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from inceptcli.config import known
 from inceptcli.data.augment import Crop, Indices, change, flip, flip_draws
-from inceptcli.data.loader import Batch, Loader, batches, epoch_order, normalise
+from inceptcli.data.loader import Batch, Loader, as_it_is, batches, epoch_order, normalise
 from inceptcli.engine.checkpoint import save_epoch, save_if_due
+from inceptcli.engine.clock import Clock
 from inceptcli.engine.finetune import training_mode
 from inceptcli.engine.guard import Guard
 from inceptcli.engine.infer import infer_role
@@ -26,7 +28,7 @@ from inceptcli.engine.predict import Watch
 from inceptcli.engine.training import Training
 from inceptcli.errors import DataError
 from inceptcli.events import BatchDone, EpochDone, Notice, Warned
-from inceptcli.files import printable
+from inceptcli.files import counted, printable
 from inceptcli.model.inception import AUXILIARY_WEIGHT, heads
 
 
@@ -87,7 +89,7 @@ def train_one_epoch(training: Training) -> tuple[float, float]:
         start=progress.step,
         rank=device.rank,
         world=device.world,
-        crop=crop_of(t),
+        crop=crop_ahead(t),
         pin=device.torch_device.type == "cuda",
     )
     guard, clock = Guard(device.precision, device.most), Clock(t, loader, steps)
@@ -116,6 +118,7 @@ def train_one_epoch(training: Training) -> tuple[float, float]:
             save_if_due(t, sums, clock.seconds)
     guard.check()
     check_lost(t)
+    clock.advise()
     progress.note(device.sum(sums), clock.seconds)
     if not progress.images:
         raise DataError(f"no photograph of train can be read; go on with: {t.resume_command}")
@@ -193,6 +196,8 @@ def network_input(training: Training, batch: Batch) -> Tensor:
     config, device = training.config, training.device.torch_device
     seed, epoch = config.seed, training.progress.epoch
     pixels = batch.images.to(device, non_blocking=True)
+    if device.type == "cuda":
+        pixels = crop_of(training)(pixels, batch.indices)
     mirrored = flip_draws(batch.indices, seed=seed, epoch=epoch, flips=config.flips)
     images = normalise(flip(pixels, *mirrored), device=device)
     return change(images, batch.indices, config, seed=seed, epoch=epoch)
@@ -202,6 +207,11 @@ def crop_of(training: Training) -> Crop:
     """The crops of this epoch's pictures, at its size."""
     config, epoch = training.config, training.progress.epoch
     return Crop(train_size(config, epoch), config.crop_area, config.seed, epoch)
+
+
+def crop_ahead(training: Training) -> Callable[[Tensor, Indices], Tensor]:
+    """What the loader's thread does to pictures: crops, but for a GPU, which does it faster."""
+    return as_it_is if training.device.torch_device.type == "cuda" else crop_of(training)
 
 
 def batches_of(training: Training, epoch: int) -> list[Indices]:
@@ -258,14 +268,14 @@ def check_lost(training: Training) -> None:
         return
     t.lost = count
     one = next(reversed(lost.values()), None)
-    text = f"{count} photographs can no longer be read as they were"
+    text = f"gone, changed or unreadable since the training began: {counted(count, 'photograph')}"
     if one is not None:
         text += f", as {printable(t.photos.names[one.index])}: {one.reason}"
     if count > t.config.max_bad * len(t.photos.indices("all")):
         raise DataError(f"{text}; check the disk, then go on with: {t.resume_command}")
     if count == 0:
         return  # all are back
-    t.emit(Warned(f"{text}; they are left out"))
+    t.emit(Warned(f"{text}; left out"))
 
 
 def out_of_patience(training: Training) -> bool:
@@ -284,48 +294,6 @@ def out_of_time(training: Training) -> bool:
         return False
     spent = sum(row.seconds for row in history) + training.saving.seconds
     return bool(training.device.most(int(spent + history[-1].seconds > limit)))
-
-
-class Clock:
-    """Measures the training part of one epoch and tells of every step.
-
-    Args:
-        training: Whose progress it tells.
-        loader: Asked how long it was waited for.
-        steps: The photographs of each step.
-    """
-
-    def __init__(self, training: Training, loader: Loader, steps: list[Indices]) -> None:
-        self._training = training
-        self._loader = loader
-        self._ends = np.cumsum([len(step) for step in steps]).tolist()
-        self._already = training.progress.seconds
-        self._waited = training.progress.wait_seconds
-        self._first = training.progress.step
-        self._started = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Time of this epoch's training so far, earlier sittings included."""
-        return self._already + time.monotonic() - self._started
-
-    def tick(self) -> None:
-        """Note the time waited for pixels, and emit where the epoch stands after a step."""
-        progress = self._training.progress
-        progress.wait_seconds = self._waited + self._loader.waited
-        done = self._ends[progress.step - 1]
-        before = self._ends[self._first - 1] if self._first else 0
-        elapsed = max(time.monotonic() - self._started, 1e-9)
-        self._training.emit(
-            BatchDone(
-                epoch=progress.epoch,
-                role="train",
-                done=done,
-                total=self._ends[-1],
-                images_per_second=(done - before) / elapsed,
-                wait_share=min(1.0, self._loader.waited / elapsed),
-            )
-        )
 
 
 def val_watch(training: Training) -> Watch:

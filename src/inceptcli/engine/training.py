@@ -66,6 +66,7 @@ class Training:
         progress: Where it stands.
         saving: What of it is on the disk.
         lost: Photographs that could not be read when last told of.
+        advised: Whether it was looked, in this sitting, for what makes it slow.
         taken: Names of the tensors that were taken over from other weights.
         taught: Fingerprints of the photographs that those were trained on.
     """
@@ -90,6 +91,7 @@ class Training:
     progress: Progress = field(default_factory=Progress)
     saving: Saving = field(default_factory=Saving)
     lost: int = 0
+    advised: bool = False
     taken: frozenset[str] = frozenset()
     taught: bytes = b""
 

@@ -13,7 +13,7 @@ from inceptcli.engine.conclude import TrainResult
 from inceptcli.engine.evaluate import Evaluation, write_metrics, write_predictions
 from inceptcli.engine.find_lr import RangeTest
 from inceptcli.events import Emit, Warned
-from inceptcli.files import cannot_write, write_bytes
+from inceptcli.files import cannot_write, counted, write_bytes
 from inceptcli.report import plots
 from inceptcli.report.runs import RunPair
 from inceptcli.runfolder import (
@@ -106,7 +106,7 @@ def write_suspects(path: Path, found: Check, photos: Photos) -> None:
 
 def _write_figures(folder: Path, evaluation: Evaluation) -> None:
     figures = evaluation.figures
-    title = f"{figures.images:,} photographs of role {evaluation.role}"
+    title = f"{counted(figures.images, 'photograph')} of role {evaluation.role}"
     rows = [each.name for each in figures.classes]
     matrix = np.array(figures.confusion, np.int64)
     write_bytes(folder / CONFUSION, plots.confusion(matrix, rows, figures.outputs, title=title))
