@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from inceptcli.config import resolve
+from inceptcli.data import shelf
 from inceptcli.data.cache import PixelStore
 from inceptcli.data.machine import default_workers
 from inceptcli.engine import clock as clock_module
@@ -28,6 +29,7 @@ def said(
     processor_seconds: float = 40.0,
     threads: int = 4,
     device: str = "cpu",
+    world: int = 1,
     first: int = 0,
 ) -> list[str]:
     """The lines about an epoch of ten steps of 32 images, begun after ``first`` of them."""
@@ -37,12 +39,12 @@ def said(
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     training = Mock(advised=False, emit=lambda event: told.append(event.text))
     training.progress = Mock(seconds=0.0, wait_seconds=0.0, step=first)
-    training.device.torch_device = torch.device(device)
+    training.device.torch_device, training.device.world = torch.device(device), world
     training.photos.store.remedy = lambda: "buy a disk"
     found = Clock(training, Mock(waited=waited), [np.arange(32)] * 10)
     now[0], used[0] = now[0] + seconds, used[0] + processor_seconds
-    found.advise()
-    found.advise()  # says nothing twice
+    found.finish()
+    found.finish()  # says nothing twice
     return told
 
 
@@ -67,16 +69,34 @@ def test_processors_that_others_use_are_told_in_numbers(monkeypatch: pytest.Monk
     assert "OMP_NUM_THREADS=2" in line
 
 
-@pytest.mark.parametrize("quiet", [{"device": "cuda"}, {"threads": 1}, {"seconds": 4.0}])
+@pytest.mark.parametrize(
+    "quiet", [{"device": "cuda"}, {"threads": 1}, {"seconds": 4.0}, {"world": 2}]
+)
 def test_what_cannot_be_judged_is_not(monkeypatch: pytest.MonkeyPatch, quiet: Any) -> None:
     assert said(monkeypatch, **{"processor_seconds": 0.1} | quiet) == []
+
+
+def test_threads_that_sleep_while_they_wait_cannot_be_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    assert said(monkeypatch, processor_seconds=20.0) == []
+
+
+def test_memory_that_is_too_small_is_not_advised() -> None:
+    disk = shelf._OnDisk(Mock(), [])
+    assert "--cache ram" in disk.remedy(0.001)
+    assert "--cache ram" not in disk.remedy(1e6)
 
 
 @pytest.mark.parametrize(
     ("cache", "remedy"),
     [
-        ("none", "--cache DIR (0.0 GB), or decode in more processes with --workers {n}"),
-        ("disk", "faster disk with --cache DIR or in memory with --cache ram (0.0 GB, "),
+        ("none", "--cache DIR, of 0.0 GB, or decode in more processes with --workers {n}"),
+        (
+            "disk",
+            "keep them, 0.0 GB, on a faster disk with --cache DIR or in memory with --cache ram",
+        ),
         ("ram", "in memory already"),
     ],
 )

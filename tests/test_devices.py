@@ -226,3 +226,21 @@ def test_what_another_machine_writes_is_not_swept(tmp_path: Path) -> None:
     os.utime(old, (time.time() - 7200,) * 2)
     files.sweep(tmp_path, unused_seconds=3600)
     assert [path.name for path in tmp_path.iterdir()] == [new.name]
+
+
+@pytest.mark.parametrize(
+    ("share", "asked", "threads"), [(2, None, 2), (9, None, None), (2, "4", None)]
+)
+def test_a_container_s_share_of_the_processors_limits_the_threads(
+    share: int, asked: str | None, threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless OMP_NUM_THREADS says how many there shall be."""
+    given: list[int] = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    monkeypatch.setattr(devices, "default_workers", lambda: share)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    devices.choose_device("cpu", "fp32")
+    assert given == ([] if threads is None else [threads])

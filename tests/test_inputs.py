@@ -35,6 +35,9 @@ def test_what_leads_to_no_file_is_one_input_with_an_error() -> None:
     found = list(expand(["empty", "d/*.jpg"], recursive=False, null=False))
     assert [each.path for each in found] == ["empty", "d/*.jpg"]
     assert all(each.error is not None and each.error.startswith("missing: ") for each in found)
+    assert "-r looks in the folders inside it" in str(found[0].error)
+    (deep,) = expand(["empty"], recursive=True, null=False)
+    assert deep.error == "missing: no picture in this folder"
 
 
 @pytest.mark.parametrize(("null", "end"), [(False, b"\n"), (True, b"\0")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from inceptcli.data.cache import PixelStore, Reading, survey
 from inceptcli.data.folder import Sample
 from inceptcli.data.loader import (
     Loader,
+    Waiting,
     batches,
     epoch_order,
     normalise,
@@ -299,3 +301,23 @@ def test_the_time_spent_waiting_is_counted() -> None:
     loader = Loader(Slow(), STEPS)
     assert len(list(loader)) == len(STEPS)
     assert loader.waited >= 0.05 * len(STEPS) - 0.01
+
+
+def test_a_gpu_waits_from_the_end_of_its_work_to_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten milliseconds in each gap, counted as far as the GPU has come."""
+    made: list[Mock] = []
+
+    def event(**_: bool) -> Mock:
+        made.append(Mock(query=lambda: reached, elapsed_time=lambda _: 10.0))
+        return made[-1]
+
+    monkeypatch.setattr(torch.cuda, "Event", event)
+    waiting, reached = Waiting(on_gpu=True), False
+    for _ in range(3):
+        with waiting:
+            pass
+    assert [each.record.call_count for each in made] == [1] * 6
+    assert waiting.seconds == 0
+    reached = True
+    assert waiting.seconds == pytest.approx(0.03)
+    assert waiting.seconds == pytest.approx(0.03)

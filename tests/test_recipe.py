@@ -100,6 +100,7 @@ def test_crops_of_a_whole_batch_are_those_of_each_picture(size: int) -> None:
     images = noise(len(boxes), 64, 64, 3)
     ours = resized_at_once(images, boxes, size=size)
     assert ours.shape == (len(boxes), size, size, 3)
+    assert ours.is_contiguous()
     assert (ours.int() - resized(images, boxes, size=size).int()).abs().max() <= 1
     for image, (left, top, width, height), result in zip(images, boxes.tolist(), ours, strict=True):
         part = image[top : top + height, left : left + width].permute(2, 0, 1).unsqueeze(0).float()

@@ -253,7 +253,7 @@ def forecast(result: Forecast, *, as_json: bool) -> None:
         ("steps an epoch", f"{result.steps_per_epoch:,}"),
         ("images a second, training", f"{result.images_per_second:.1f}"),
         ("an epoch with validation", _duration(result.epoch_seconds)),
-        (f"all {result.epochs} epochs", _duration(result.total_seconds)),
+        (f"in all, {counted(result.epochs, 'epoch')}", _duration(result.total_seconds)),
         ("peak memory so far", f"{result.peak_bytes / 2**20:,.0f} MB"),
     ]
     console.print_table(("forecast", ""), rows)
@@ -298,7 +298,7 @@ def evaluation(
     if result.trained_on is not None and not result.knows_all:
         console.say("training began with other weights, and what those had seen is not all known")
     if figures.groups != figures.images:
-        title += f" in {figures.groups:,} groups"
+        title += f" in {counted(figures.groups, 'group')}"
     console.print_table(("figure", "value"), rows, title=title, left=2)
     console.print_table(
         ("class", "images", "precision", "recall", "specificity", "F1", "AUC"),
@@ -316,7 +316,7 @@ def evaluation(
 
 def _warn_of_few(figures: Figures) -> None:
     if figures.few_groups:
-        console.warn(f"{figures.groups} groups are too few for precise intervals")
+        console.warn(f"too few for precise intervals: {counted(figures.groups, 'group')}")
 
 
 def _figure_rows(result: Evaluation) -> list[tuple[str, str]]:
@@ -467,18 +467,20 @@ def exported(result: Exported, *, as_json: bool) -> None:
     ]
     parity, cost = result.parity, result.accuracy
     if parity is not None:
+        pictures = counted(parity.photographs, "photograph")
+        sizes = counted(parity.sizes, "size")
         rows += [
-            (
-                "compared with the program on",
-                f"{parity.photographs} photographs of {parity.sizes} sizes, {parity.drawn} drawn",
-            ),
+            ("compared with the program on", f"{pictures} of {sizes}, {parity.drawn} drawn"),
             ("largest difference in a probability", f"{parity.largest:.1e}"),
             ("same class", f"{parity.agreement:.2%}"),
         ]
     if cost is not None:
         change = cost.after - cost.before
         rows += [
-            (f"accuracy before, {cost.images} photographs of {cost.role}", f"{cost.before:.4f}"),
+            (
+                f"accuracy before, {counted(cost.images, 'photograph')} of {cost.role}",
+                f"{cost.before:.4f}",
+            ),
             ("accuracy after", f"{cost.after:.4f}"),
             ("change", f"{change:+.4f}  {_interval(*cost.interval)}"),
         ]

@@ -164,7 +164,7 @@ def resized_at_once(images: torch.Tensor, boxes: Indices, *, size: int) -> torch
     along = _filters(left, width, side=images.shape[2], size=size).unsqueeze(1)
     pixels = images.permute(0, 3, 1, 2).float()
     result = down @ pixels @ along.transpose(2, 3)  # (N, 3, size, size)
-    return result.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return result.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def _filters(start: torch.Tensor, length: torch.Tensor, *, side: int, size: int) -> torch.Tensor:

@@ -144,7 +144,7 @@ def grouping_line(ids: Ints, *, dividing: bool = True) -> str:
         dividing: Whether roles are made by them.
 
     >>> grouping_line(np.arange(2142) // 14)
-    '2142 images -> 153 groups (x14): splitting by group; --group none splits by file'
+    '2,142 images -> 153 groups (x14): splitting by group; --group none splits by file'
     """
     sizes = np.bincount(ids)
     if len(sizes) == len(ids):

@@ -7,6 +7,7 @@ and the number of processes cannot change an order or a picture.
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -90,7 +91,7 @@ class Batch:
         step: Place in the list of batches, from 0.
         indices: int64 (M,): which samples these are. Lost files are left out, and a process may
             have none at all when a batch is smaller than the number of processes.
-        images: uint8 (M, S, S, 3), cropped, and pinned when a GPU will take them.
+        images: uint8 (M, S, S, 3), cropped; for a GPU, which crops them itself, pinned instead.
     """
 
     step: int
@@ -102,6 +103,45 @@ def as_it_is(images: torch.Tensor, indices: Indices) -> torch.Tensor:
     """Pictures that are cropped later or not at all."""
     del indices
     return images
+
+
+class Waiting:
+    """Seconds in which nothing was computed for want of a batch: a context around each wait.
+
+    A GPU works behind the program, which may wait while the GPU does not. There the time is that
+    between the end of the work that it has and the arrival of the batch, told by CUDA's events.
+    """
+
+    def __init__(self, *, on_gpu: bool) -> None:
+        self._on_gpu = on_gpu
+        self._waited = 0.0
+        self._since = 0.0
+        self._gaps: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+
+    def __enter__(self) -> None:
+        if self._on_gpu:
+            self._gaps.append((_event(), _event()))
+            self._gaps[-1][0].record()
+        else:
+            self._since = time.monotonic()
+
+    def __exit__(self, *exception: object) -> None:
+        if self._on_gpu:
+            self._gaps[-1][1].record()
+        else:
+            self._waited += time.monotonic() - self._since
+
+    @property
+    def seconds(self) -> float:
+        """So far; on a GPU, as far as it has come."""
+        while self._gaps and self._gaps[0][1].query():  # type: ignore[no-untyped-call]
+            start, end = self._gaps.popleft()
+            self._waited += start.elapsed_time(end) / 1000
+        return self._waited
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 class Loader:
@@ -116,8 +156,6 @@ class Loader:
         crop: (images, indices) -> images: what is done to them in the thread.
         pin: Whether images go to a GPU.
 
-    Attributes:
-        waited: Seconds that the consumer has waited for batches so far.
     """
 
     def __init__(
@@ -131,7 +169,7 @@ class Loader:
         crop: Callable[[torch.Tensor, Indices], torch.Tensor] = as_it_is,
         pin: bool = False,
     ) -> None:
-        self.waited = 0.0
+        self._waiting = Waiting(on_gpu=pin)
         self._store = store
         self._shares = [
             (step, np.array_split(steps[step], world)[rank]) for step in range(start, len(steps))
@@ -142,12 +180,16 @@ class Loader:
     def __len__(self) -> int:
         return len(self._shares)
 
+    @property
+    def waited(self) -> float:
+        """Seconds in which the computing has waited for batches so far."""
+        return self._waiting.seconds
+
     def __iter__(self) -> Iterator[Batch]:
         ready = ahead(self._batch(step, share) for step, share in self._shares)
         while True:
-            before = time.monotonic()
-            batch = next(ready, None)
-            self.waited += time.monotonic() - before
+            with self._waiting:
+                batch = next(ready, None)
             if batch is None:
                 return
             yield batch

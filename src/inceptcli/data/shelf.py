@@ -92,7 +92,7 @@ class Shelf:
 
     def remedy(self, gigabytes: float) -> str:
         """What would bring the pixels, of that size in all, sooner."""
-        return f"keep them decoded with --cache disk or --cache DIR ({gigabytes:.1f} GB)"
+        return f"keep them decoded with --cache DIR, of {gigabytes:.1f} GB"
 
 
 class _InMemory(Shelf):
@@ -114,7 +114,7 @@ class _InMemory(Shelf):
 
     def remedy(self, gigabytes: float) -> str:
         del gigabytes
-        return "they are in memory already; cropping them takes the time"
+        return "they are in memory already, decoded: no cache can be faster"
 
     def put(self, index: int, pixels: Pixels, place: Place | None) -> None:
         del place
@@ -147,10 +147,8 @@ class _OnDisk(Shelf):
         self._places[index], self._checked[index] = place, False
 
     def remedy(self, gigabytes: float) -> str:
-        memory = f"{gigabytes:.1f} GB, {free_memory() / 1e9:.1f} GB are free"
-        return (
-            f"keep them on a faster disk with --cache DIR or in memory with --cache ram ({memory})"
-        )
+        text = f"keep them, {gigabytes:.1f} GB, on a faster disk with --cache DIR"
+        return text + (" or in memory with --cache ram" * (gigabytes < free_memory() / 1e9))
 
     def segments(self) -> set[str]:
         return {place.segment for place in self._places if place}

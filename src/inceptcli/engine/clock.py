@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import numpy as np
@@ -46,10 +47,10 @@ class Clock:
 
     def tick(self) -> None:
         """Note the time waited for pixels, and emit where the epoch stands after a step."""
-        progress = self._training.progress
-        progress.wait_seconds = self._waited + self._loader.waited
+        progress, elapsed = self._training.progress, self._elapsed
+        waited = self._loader.waited
+        progress.wait_seconds = self._waited + waited
         done = self._ends[progress.step - 1]
-        elapsed = self._elapsed
         self._training.emit(
             BatchDone(
                 epoch=progress.epoch,
@@ -57,35 +58,47 @@ class Clock:
                 done=done,
                 total=self._ends[-1],
                 images_per_second=self._since_start(done) / elapsed,
-                wait_share=min(1.0, self._loader.waited / elapsed),
+                wait_share=min(1.0, waited / elapsed),
             )
         )
 
-    def advise(self) -> None:
-        """After the first epoch of a sitting that is long enough: say what makes it slow."""
+    def finish(self) -> None:
+        """Note the time waited, when all is computed; say once a sitting what makes it slow."""
         t, elapsed = self._training, self._elapsed
+        waited = self._loader.waited
+        t.progress.wait_seconds = self._waited + waited
         if t.advised or elapsed < LONG_ENOUGH:
             return
         t.advised = True
-        computing = max(elapsed - self._loader.waited, 1e-9)
+        computing = max(elapsed - waited, 1e-9)
         images = self._since_start(self._ends[-1])
-        if computing < (1 - MUCH_WAITING) * elapsed:
+        if waited > MUCH_WAITING * elapsed:
             t.emit(
                 Notice(
-                    f"{1 - computing / elapsed:.0%} of the time was spent waiting for pixels: "
+                    f"{waited / elapsed:.0%} of the time was spent waiting for pixels: "
                     f"{images / elapsed:.1f} images/s, without that {images / computing:.1f}; "
                     f"{t.photos.store.remedy()}"
                 )
             )
-            return
-        threads = torch.get_num_threads()
-        had = (time.process_time() - self._computed) / computing
-        on_cpu = t.device.torch_device.type == "cpu"
-        if on_cpu and threads > 1 and had < FEW_PROCESSORS * threads:
-            text = f"torch's {threads} threads had {had:.1f} processors: other work takes the rest"
-            fewer = f"OMP_NUM_THREADS={max(1, int(had))}"
-            t.emit(Notice(f"{text}, and all threads wait for the last; {fewer} may be faster"))
+        elif t.device.torch_device.type == "cpu" and t.device.world == 1:
+            # What the loader's thread computes counts too, so that a little less is noticed.
+            advise_threads(t, (time.process_time() - self._computed) / computing)
 
     def _since_start(self, done: int) -> int:
         """Images of this sitting, of so many of the epoch."""
         return int(done - (self._ends[self._first - 1] if self._first else 0))
+
+
+def advise_threads(training: Training, had: float) -> None:
+    """Say that torch's threads had few processors, of which ``had`` were used in the mean.
+
+    Threads that wait for one another spin, so that all processors are used; unless they were told
+    to sleep, which cannot be judged.
+    """
+    threads = torch.get_num_threads()
+    sleeping = os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
+    if threads == 1 or sleeping or had >= FEW_PROCESSORS * threads:
+        return
+    text = f"torch's {threads} threads had {had:.1f} processors: other work takes the rest"
+    fewer = f"OMP_NUM_THREADS={max(1, int(had))}"
+    training.emit(Notice(f"{text}, and all threads wait for the last; {fewer} may be faster"))

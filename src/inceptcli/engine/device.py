@@ -173,6 +173,7 @@ def choose_device(name: str, precision: str) -> Device:
     device = _find(name, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cpu":
         _keep_memory()
+        _obey_quota()
     chosen, reason = _precision(device, precision)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -242,6 +243,12 @@ def _keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def _obey_quota() -> None:
+    """No more threads than a container's share of the processors: torch counts all that it sees."""
+    if "OMP_NUM_THREADS" not in os.environ and default_workers() < torch.get_num_threads():
+        torch.set_num_threads(default_workers())
 
 
 def _precision(device: torch.device, wanted: str) -> tuple[str, str]:

@@ -365,7 +365,11 @@ def _cost(
             f"{order.max_drop:g} is lost; {printable(str(order.output))} is not written"
         )
     if compared.few_groups:
-        emit(Warned(f"{cost.images} photographs are too few to tell what is lost; see --check"))
+        emit(
+            Warned(
+                f"too few to tell what is lost: {counted(cost.images, 'photograph')}; see --check"
+            )
+        )
     return cost
 
 

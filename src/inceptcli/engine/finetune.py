@@ -24,7 +24,7 @@ from inceptcli.engine.infer import memory_of
 from inceptcli.engine.onnx import is_exported
 from inceptcli.errors import WeightsError
 from inceptcli.events import Emit, Notice, Warned
-from inceptcli.files import printable
+from inceptcli.files import counted, printable
 from inceptcli.model.weights import AUXILIARY, Weights, load_weights
 
 if TYPE_CHECKING:
@@ -149,7 +149,11 @@ def begin(
     if moved.unused:
         emit(Notice(f"  in the file alone: {_first(moved.unused)}"))
     if config.freeze_epochs >= config.epochs:
-        emit(Notice(f"  only new layers learn: all {config.epochs} epochs are --freeze-epochs"))
+        emit(
+            Notice(
+                f"  only new layers learn: --freeze-epochs covers {counted(config.epochs, 'epoch')}"
+            )
+        )
     _warn_of_leaks(source, photos, emit)
     return moved.taken, UNKNOWN if source.fingerprints is None else source.fingerprints
 

@@ -19,7 +19,7 @@ from inceptcli.data.reader import PixelSpec
 from inceptcli.engine.device import Device
 from inceptcli.engine.predict import Answer, Logits, Network, Watch, ask, nobody
 from inceptcli.errors import UsageError, WeightsError
-from inceptcli.files import printable
+from inceptcli.files import counted, printable
 from inceptcli.model.fold import fold_batch_norm, separate_pools
 from inceptcli.model.inception import build
 from inceptcli.model.weights import Weights, load_into, load_weights, name_outputs
@@ -104,7 +104,7 @@ def load_network(path: Path, *, classes: Sequence[str] = (), raw: bool = False) 
     names = record.classes if record is not None else tuple(classes)
     if len(names) > weights.outputs:
         raise UsageError(
-            f"{len(names)} class names for a network of {weights.outputs} outputs; give "
+            f"{len(names)} class names for a network of {counted(weights.outputs, 'output')}; give "
             f"at most {weights.outputs}"
         )
     model = build(weights.arch, weights.outputs, weights.image_size)

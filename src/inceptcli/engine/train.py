@@ -118,7 +118,7 @@ def train_one_epoch(training: Training) -> tuple[float, float]:
             save_if_due(t, sums, clock.seconds)
     guard.check()
     check_lost(t)
-    clock.advise()
+    clock.finish()
     progress.note(device.sum(sums), clock.seconds)
     if not progress.images:
         raise DataError(f"no photograph of train can be read; go on with: {t.resume_command}")

@@ -28,7 +28,7 @@ from inceptcli.engine.metrics import mistakes as worst
 from inceptcli.engine.predict import is_averaged
 from inceptcli.errors import DataError
 from inceptcli.events import EpochDone
-from inceptcli.files import printable
+from inceptcli.files import counted, printable
 from inceptcli.report.charts import MAX_SERIES, Chart, Series
 from inceptcli.report.explain import attributions, overlay
 from inceptcli.report.runs import read_history
@@ -127,7 +127,7 @@ def headline(main: Mapping[str, Any], history: Sequence[EpochDone]) -> dict[str,
     """The few facts that a reader sees first."""
     notes = []
     if main["few_groups"]:
-        notes.append(f"{main['groups']} groups are too few for precise intervals.")
+        notes.append(f"Too few for precise intervals: {counted(main['groups'], 'group')}.")
     if main["role"] == "val":
         notes.append("The best epoch was chosen by these photographs: the figures are optimistic.")
     seen = main["trained_on"]
@@ -262,7 +262,7 @@ def _reliability(name: str, bins: Sequence[Bin]) -> Series:
     return Series(
         name,
         [(b.confidence or 0.0, b.accuracy or 0.0) for b in full],
-        [f", {b.images:,} photographs" for b in full],
+        [f", {counted(b.images, 'photograph')}" for b in full],
     )
 
 
