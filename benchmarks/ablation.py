@@ -35,6 +35,8 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
     "initialisation (torch's instead)": {},
     "dropout": {},
     "AdamW (SGD instead)": {"optimizer": "sgd"},
+    "AdamW (SGD at 0.005 instead)": {"optimizer": "sgd", "lr": 5e-3},
+    "AdamW (SGD at 0.05 instead)": {"optimizer": "sgd", "lr": 5e-2},
     "rule of the learning rate (0.001)": {"lr": 1e-3},
     "rule of the learning rate (0.004)": {"lr": 4e-3},
     "weight decay, which makes AdamW Adam": {"weight_decay": 0.0},

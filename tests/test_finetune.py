@@ -215,7 +215,7 @@ def test_the_rule_for_the_rate_is_halved_and_what_is_typed_stays(place: Path) ->
     photos = prepare(replace(config, workers=0))
     with photos.store:
         assert adapt(config, photos)[0].lr == 5e-4  # half of Adam's, not the tutorial's 1e-4
-        assert adapt(replace(config, optimizer="sgd"), photos)[0].lr == 2.5e-2
+        assert adapt(replace(config, optimizer="sgd"), photos)[0].lr == 6.3e-3
         assert adapt(replace(config, lr=0.3), photos)[0].lr == 0.3
 
 

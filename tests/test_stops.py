@@ -358,7 +358,7 @@ def test_a_split_without_enough_photographs_is_refused(
 ) -> None:
     """D6: one for train, or none for val; no run folder is left."""
     (tmp_path / "split.csv").write_text(f"path,role\n{rows}")
-    with pytest.raises(DataError, match=r"photographs for (train|val), where it takes"):
+    with pytest.raises(DataError, match=r"photographs? for (train|val), where it takes"):
         engine.run(settings(pairs, tmp_path / "run", split=tmp_path / "split.csv"))
     assert not (tmp_path / "run").exists()
 

@@ -18,7 +18,7 @@ from inceptcli.files import counted
 
 STEPS_PER_EPOCH, STEPS = 25, 200  # wanted at least, by smaller batches; measured in docs/recipe.md
 SMALLEST_BATCH, LARGEST_BATCH = 8, 32
-LR_OF_32 = {"adam": 1e-3, "adamw": 2e-3, "sgd": 5e-2}  # in batches of 32
+LR_OF_32 = {"adam": 1e-3, "adamw": 2e-3, "sgd": 1.25e-2}  # in batches of 32
 DECAY = {"adam": 0.0, "adamw": 0.05, "sgd": 5e-4}  # Adam and SGD add it to the gradient
 WITH_WEIGHTS = 0.5  # of that rate: what is there already is not to be lost
 WARMUP = 0.1  # of the epochs
