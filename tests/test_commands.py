@@ -9,7 +9,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -20,9 +20,11 @@ from rich.console import Console
 from conftest import draw
 from inceptcli import console
 from inceptcli.cli import main
+from inceptcli.errors import OutputError
 from inceptcli.model.inception import InceptionV1, InceptionV1BN
 from inceptcli.model.weights import load_weights, save_weights
 from inceptcli.report import plots
+from inceptcli.runfolder import find_weights
 
 RUN_FILES = {
     *("best_model.pth", "last.pth", "last.prev.pth", "config.json", "split.csv", "rejected.csv"),
@@ -127,6 +129,51 @@ def test_a_resume_keeps_what_a_run_began_with(
     assert (after["command"], after["started"]) == (before["command"], before["started"])
     assert before["sources"]["seed"] == "default"
     assert after["sources"] == before["sources"] | {"epochs": "option"}
+
+
+def test_a_resume_chooses_by_the_rules_what_depends_on_what_was_typed(
+    trained: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(trained, tmp_path / "copy")
+    path = copy / "config.json"
+    then = json.loads(path.read_text())
+    rules = dict.fromkeys(("lr", "weight_decay", "warmup_epochs"), "rule: then")
+    then["sources"] |= rules
+    path.write_text(json.dumps(then))
+    words = ("--epochs", 3, "--optimizer", "sgd", "-b", 8)
+    assert call("train", "--resume", copy, "--allow-change", *words) == 0
+    now = json.loads(path.read_text())
+    assert now["settings"]["lr"] == 0.0063  # 0.0125 in batches of 32
+    assert now["settings"]["weight_decay"] == 0.0005
+    assert now["settings"]["warmup_epochs"] == pytest.approx(0.3)
+    assert now["sources"]["lr"] == "rule: sgd, root of batch size"
+
+
+def test_results_of_a_training_that_goes_on_are_not_left(trained: Path, tmp_path: Path) -> None:
+    """Else a failure at its end would leave pages and tables of the shorter one."""
+    copy = shutil.copytree(trained, tmp_path / "copy")
+    with patch("inceptcli.engine.conclude.write_predictions", side_effect=OutputError("full")):
+        assert call("train", "--resume", copy, "--epochs", 3, "--allow-change") == 5
+    assert not (copy / "predictions.csv").exists()
+    assert not (copy / "report.html").exists()
+    assert call("train", "--resume", copy) == 0
+    assert {path.name for path in copy.iterdir()} == RUN_FILES
+
+
+def test_the_latest_network_is_the_one_trained_last(
+    trained: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Storing a threshold is no training; several trainings of which none is finished are none."""
+    for name in ("older", "newer"):
+        shutil.copytree(trained, Path("runs", name))
+        os.utime(Path("runs", name, "history.csv"))
+    Path("runs", "folds").mkdir()
+    Path("runs", "folds", "folds.json").write_text("{}")
+    words = ("evaluate", "-m", "runs/older", "--min-precision", 0.1, "--save", "-j", 0)
+    assert call(*words) == 0
+    capsys.readouterr()
+    assert call("predict", next(photos.glob("*/*.png")), "--json") == 0
+    assert find_weights([]) == [Path("runs/newer/best_model.pth")]
 
 
 @pytest.mark.parametrize("word", ["--find-lr", "--dry-run"])
@@ -808,3 +855,12 @@ def test_no_number_is_cut_on_a_narrow_terminal(width: int) -> None:
     assert max(len(line) for line in shown.splitlines()) <= width
     for row in rows:
         assert all(f"{number:,}" in shown for number in row[1:] if isinstance(number, int))
+
+
+def test_figures_are_shown_although_they_cannot_be_written(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").touch()
+    words = ("evaluate", "-m", trained, "-j", 0, "-o", tmp_path / "taken")
+    assert call(*words) == 5
+    assert "accuracy" in capsys.readouterr().out

@@ -19,8 +19,15 @@ from inceptcli.config import TrainConfig
 from inceptcli.engine.folds import _as_planned, run_folds
 from inceptcli.engine.intervals import pool
 from inceptcli.engine.run import run
-from inceptcli.errors import DataError, OutputError, StoppedError, UsageError
-from inceptcli.events import EpochDone, Event, Notice
+from inceptcli.errors import (
+    DataError,
+    OutputError,
+    ResourceError,
+    StoppedError,
+    UsageError,
+    WeightsError,
+)
+from inceptcli.events import EpochDone, Event, Notice, TrainingStarted
 from inceptcli.runfolder import expand_models
 
 SMALL = ("--img-size", "32", "-b", "16", "-j", "0", "--lr", "3e-4", "--epochs", "1")
@@ -182,6 +189,76 @@ def test_other_runs_in_the_folder_are_not_replaced(photos: Path, tmp_path: Path)
     with pytest.raises(UsageError, match=r"--split lies in .*runs, which is to be replaced"):
         run_folds(replace(config, folds=None, repeats=2, split=inside))
     assert not (tmp_path / "runs" / "repeat1").exists()
+
+
+@pytest.mark.parametrize("kind", ["folds", "repeats"])
+def test_an_earlier_run_stays_where_no_training_can_begin(
+    kind: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--overwrite removes it when the first training is about to begin, not for a slip."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    config = settings(photos, tmp_path / "run", **{kind: 2})
+    run_folds(config)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    slips = [
+        ({"device": "cuda"}, ResourceError, "no such device"),
+        ({"root": tmp_path / "no-photos"}, DataError, "no-photos"),
+        (
+            {"time_seconds": 2.0, "epochs": 300, "sources": {"epochs": "option"}},
+            UsageError,
+            "short",
+        ),
+        ({"weights": str(next(photos.glob("*/*.png")))}, WeightsError, ".png"),
+    ]
+    for slip, kind_of_error, word in slips:
+        sources = slip.pop("sources", {})
+        changed = replace(config, overwrite=True, **slip)
+        with pytest.raises(kind_of_error, match=word):
+            run_folds(changed, sources=sources)
+        after = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+        assert after == before
+
+
+def test_a_planned_training_with_weights_goes_on(photos: Path, tmp_path: Path) -> None:
+    """The 200 steps that --weights asks for are no change of the plan."""
+    whole = run(settings(photos, tmp_path / "first"))
+    config = settings(
+        photos,
+        tmp_path / "run",
+        repeats=2,
+        time_seconds=20.0,
+        least_steps=200,
+        weights=str(whole.run / "best_model.pth"),
+    )
+
+    def stop(event: Event) -> None:
+        if isinstance(event, EpochDone):
+            raise StoppedError("stopped", 15)
+
+    with pytest.raises(StoppedError):
+        run_folds(config, emit=stop)
+    begun = json.loads((tmp_path / "run" / "repeat1" / "config.json").read_text())["settings"]
+    said: list[Event] = []
+    with pytest.raises(StoppedError):
+        run_folds(config, resuming=True, emit=lambda event: (said.append(event), stop(event))[1])
+    (begins,) = (event for event in said if isinstance(event, TrainingStarted))
+    assert (begins.epochs, begins.first_epoch) == (begun["epochs"], 2)
+
+
+def test_messages_of_a_training_name_the_whole(photos: Path, tmp_path: Path) -> None:
+    """Its own folder alone is not to be gone on with, and cannot be changed."""
+    config = settings(photos, tmp_path / "my run", repeats=2, epochs=2)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, EpochDone):
+            raise StoppedError("stopped", 15)
+
+    with pytest.raises(StoppedError, match=r"train --resume '.*/my run'$"):
+        run_folds(config, emit=stop)
+    moved = shutil.copytree(photos, tmp_path / "fewer")
+    next(moved.glob("*/*.png")).unlink()
+    with pytest.raises(DataError, match=r"undo that, or begin another run$"):
+        run_folds(replace(config, root=moved), resuming=True)
 
 
 def test_a_missing_report_of_a_fold_is_made_up_for(photos: Path, tmp_path: Path) -> None:

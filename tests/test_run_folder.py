@@ -16,7 +16,7 @@ import pytest
 
 from inceptcli import files, runfolder
 from inceptcli.errors import OutputError, UsageError
-from inceptcli.runfolder import claim_run, latest_run
+from inceptcli.runfolder import claim_run, latest_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -388,7 +388,7 @@ def test_a_lock_that_cannot_be_signed_is_given_back(
 
 
 def test_the_latest_run_is_the_one_whose_file_was_written_last(tmp_path: Path) -> None:
-    assert latest_run(tmp_path / "runs", "last.pth") is None
+    assert latest_runs(tmp_path / "runs", "last.pth") == []
     for age, name in enumerate(["b", "a", "c", "empty", "odd"]):
         (tmp_path / name).mkdir()
         if name not in ("empty", "odd"):
@@ -396,16 +396,16 @@ def test_the_latest_run_is_the_one_whose_file_was_written_last(tmp_path: Path) -
             os.utime(tmp_path / name / "last.pth", (1000 - age, 1000 - age))
     (tmp_path / "odd" / "last.pth").mkdir()
     (tmp_path / "a-file").touch()
-    assert latest_run(tmp_path, "last.pth") == tmp_path / "b"
-    assert latest_run(tmp_path, "best_model.pth") is None
-    assert latest_run(tmp_path / "a-file", "last.pth") is None
+    assert latest_runs(tmp_path, "last.pth") == [tmp_path / name for name in "bac"]
+    assert latest_runs(tmp_path, "best_model.pth") == []
+    assert latest_runs(tmp_path / "a-file", "last.pth") == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs symbolic links")
 def test_a_folder_of_runs_that_cannot_be_listed_is_told(tmp_path: Path) -> None:
     (tmp_path / "runs").symlink_to("runs")
     with pytest.raises(OutputError, match=r"cannot list .*/runs: "):
-        latest_run(tmp_path / "runs", "last.pth")
+        latest_runs(tmp_path / "runs", "last.pth")
 
 
 def test_files_that_are_no_runs_are_not_cleared(tmp_path: Path) -> None:

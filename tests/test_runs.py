@@ -163,6 +163,10 @@ def test_two_runs_are_compared(runs: Path, capsys: pytest.CaptureFixture[str]) -
     assert pair["settings"] == {"epochs": ["3", "4"], "lr": ["0.001", "0.01"]}
     assert [row["val_accuracy"] for row in pair["runs"][0]["history"]] == [0.5, 0.75, 0.625]
     assert call("runs", "--compare", "a", "nothing") == 3
+    for name in "xy":
+        make_run(runs / name / "fold1", [0.5], epochs=1)
+    assert call("runs", "--compare", "x/fold1", "y/fold1") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "runs/x-fold1-and-y-fold1.png"
 
 
 def test_a_history_of_an_earlier_version_is_read(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -170,6 +171,28 @@ def test_a_signal_ends_in_good_order(
     assert position is not None
     progress = last(tmp_path / "run")["progress"]
     assert [progress["epoch"], progress["step"]] == [int(part) for part in position.groups()]
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal")
+def test_a_terminal_that_closes_leaves_a_state(pairs: Path, tmp_path: Path) -> None:
+    """S1: SIGHUP to every process, and from then on nothing can be written there."""
+    ours, theirs = os.openpty()
+    words = command(pairs, tmp_path / "run", "--epochs", "500", "-j", "2")
+    lead = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{lead}; os.execv(sys.argv[1], sys.argv[1:])", *words],
+        **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),  # type: ignore[call-overload]
+        env=ENVIRONMENT,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    while not (tmp_path / "run" / "last.prev.pth").exists():
+        assert process.poll() is None, "the training ended before it could be disturbed"
+        if select.select([ours], [], [], 0.05)[0]:
+            os.read(ours, 1 << 16)  # a terminal that is full would hold it up
+    os.close(ours)
+    assert process.wait(30) == 128 + signal.SIGHUP  # only a stop whose state is saved ends so
+    assert last(tmp_path / "run")["model"]
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:

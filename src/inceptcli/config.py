@@ -182,6 +182,8 @@ class TrainConfig(DataConfig):
             raise UsageError("--folds divides the photographs itself; leave out --split or --folds")
 
 
+CACHES = ("auto", "ram", "disk", "none")  # anything else is a folder
+
 # What may differ when a training goes on, since the result does not depend on it.
 FREE_TO_CHANGE = frozenset(
     {"root", "split", "labels", "group_file", "cache", "workers", "device"}

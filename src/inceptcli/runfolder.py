@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import socket
 import stat
 import sys
@@ -56,6 +57,7 @@ FIND_LR = "find_lr.png"  # drawn before a training, perhaps into its folder
 FOLDS = "folds.json"  # of a run of several trainings
 TENSORBOARD = "tensorboard"  # a folder of event files
 FAILED = "failed.json"  # why a training ended; gone as soon as it goes on
+ENDINGS = (METRICS, PREDICTIONS, CURVES, CONFUSION, RELIABILITY, SAMPLES, REPORT, FAILED)
 EVENT_FILES = "events.out.tfevents.*"
 RUN_FILES = (  # what can be gone on with goes first, so that half a removal cannot be resumed
     *(*STATES, BEST, SPLIT, REJECTED, HISTORY, METRICS, PREDICTIONS),
@@ -171,21 +173,22 @@ def claim_run(folder: Path, *, resume: bool, overwrite: bool) -> RunLock:
 
 
 def find_weights(given: Sequence[Path]) -> list[Path]:
-    """Weights files for what ``-m`` names, see ``expand_models``, or for the run saved last.
+    """Weights files for what ``-m`` names, see ``expand_models``, or of the run trained last.
 
     Raises:
         WeightsError: None was given and ``runs/`` holds none; no training of a run is finished.
     """
     if given:
         return expand_models(given)
-    run = latest_run(Path(RUNS), BEST, FOLDS)
-    if run is None:
-        raise WeightsError("no weights: runs/ holds no trained network; train one or give -m FILE")
-    return expand_models([run])
+    runs = Path(RUNS)  # by their last epoch: a threshold is stored into BEST much later
+    for run in (*latest_runs(runs, HISTORY, FOLDS), *latest_runs(runs, BEST)):
+        if (run / BEST).exists() or _trained_parts(run):
+            return expand_models([run])
+    raise WeightsError("no weights: runs/ holds no trained network; train one or give -m FILE")
 
 
-def latest_run(runs: Path, *having: str) -> Path | None:
-    """The folder in ``runs`` of whose files ``having`` one was written last, or None.
+def latest_runs(runs: Path, *having: str) -> list[Path]:
+    """The folders in ``runs`` with one of the files ``having``, that written last before others.
 
     Raises:
         OutputError: ``runs`` cannot be listed.
@@ -193,16 +196,24 @@ def latest_run(runs: Path, *having: str) -> Path | None:
     try:
         folders = list(runs.iterdir())
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return []
     except OSError as error:
         raise OutputError(printable(f"cannot list {runs}: {error.strerror}")) from error
-    found = []
+    written: dict[Path, int] = {}
     for folder, name in product(folders, having):
         with suppress(OSError):  # without that file, or gone by now
             facts = (folder / name).stat()
             if stat.S_ISREG(facts.st_mode):
-                found.append((facts.st_mtime_ns, folder.name, folder))
-    return max(found)[2] if found else None
+                written[folder] = max(facts.st_mtime_ns, written.get(folder, 0))
+    return sorted(written, key=lambda folder: (written[folder], folder.name), reverse=True)
+
+
+def resume_command(folder: Path) -> str:
+    """The command that goes on with a run, as a shell takes it."""
+    text = str(folder)
+    if sys.platform == "win32":
+        return "inceptcli train --resume " + (f'"{text}"' if " " in text else text)
+    return f"inceptcli train --resume {shlex.quote(text)}"
 
 
 def is_run(folder: Path) -> bool:
@@ -449,13 +460,18 @@ def expand_models(given: Sequence[Path]) -> list[Path]:
     paths = []
     for path in given:
         if (path / FOLDS).exists():
-            parts = [each / BEST for each in parts_of(path) if (each / METRICS).exists()]
+            parts = _trained_parts(path)
             if not parts:
                 raise WeightsError(
                     f"no training in {printable(str(path))} is finished; wait, give another -m, "
-                    f"or go on with: inceptcli train --resume {printable(str(path))}"
+                    f"or go on with: {printable(resume_command(path))}"
                 )
             paths += parts
         else:
             paths.append(path / BEST if (path / BEST).exists() else path)
     return paths
+
+
+def _trained_parts(folder: Path) -> list[Path]:
+    """The weights of the finished trainings in a run of several."""
+    return [each / BEST for each in parts_of(folder) if (each / METRICS).exists()]

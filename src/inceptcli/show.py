@@ -17,8 +17,6 @@ from inceptcli.files import counted, printable
 NO_PARAMETERS = (".running_mean", ".running_var", ".num_batches_tracked")
 
 if TYPE_CHECKING:  # torch and its weight stay away until a command needs them
-    from pathlib import Path
-
     from inceptcli.data.cache_folder import CacheEntry
     from inceptcli.data.check import Check, Shapes
     from inceptcli.data.prepare import Photos
@@ -296,7 +294,7 @@ def evaluation(
     elif result.trained_on.any():
         rows.append(_without_seen(result))
     if result.trained_on is not None and not result.knows_all:
-        console.say("training began with other weights, and what those had seen is not all known")
+        console.say("what these weights were trained on is not all known")
     if figures.groups != figures.images:
         title += f" in {counted(figures.groups, 'group')}"
     console.print_table(("figure", "value"), rows, title=title, left=2)

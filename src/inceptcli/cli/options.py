@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from inceptcli.config import Arch, DataConfig, TrainConfig, option_name
+from inceptcli.config import CACHES, Arch, DataConfig, TrainConfig, option_name
 from inceptcli.errors import UsageError
 
 DEFAULTS = {item.name: item.default for item in fields(TrainConfig)}
@@ -229,12 +229,18 @@ def settings(ctx: typer.Context, kind: type[DataConfig]) -> dict[str, Any]:
     for name in ("ratio", "stratify"):
         if "split" in given and name in given:
             raise UsageError(f"{option_name(name)} divides, and --split gives the roles; leave one")
-    for name in ("root", "group_file"):
-        if name in given:
-            given[name] = given[name].absolute()
-    if "labels" in given:  # perhaps with names of columns at its end
-        given["labels"] = os.path.abspath(given["labels"])  # noqa: PTH100
-    return given
+    return given | _absolute(given)
+
+
+def _absolute(given: dict[str, Any]) -> dict[str, Any]:
+    """Those that are paths, so that a run can go on from another folder."""
+    paths: dict[str, Any] = {
+        name: given[name].absolute() for name in ("root", "group_file", "split") if name in given
+    }
+    for name in ("labels", "cache"):  # labels perhaps with names of columns at the end
+        if name in given and given[name] not in CACHES:
+            paths[name] = os.path.abspath(given[name])  # noqa: PTH100
+    return paths
 
 
 def refuse_typed(ctx: typer.Context, why: str, *names: str) -> None:

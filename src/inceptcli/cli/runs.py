@@ -51,7 +51,8 @@ def runs(
     paths = [report.find_run(folder, name) for name in compare]
     pair = report.compare_runs(*paths)
     if output is None:
-        output = folder / f"{paths[0].name}-and-{paths[1].name}.png"
+        names = (_below(folder, path) for path in paths)
+        output = folder / f"{'-and-'.join(names)}.png"
     check_target(output, (".png",))
     for path in paths:
         if root := read_settings(path).get("root"):
@@ -60,3 +61,9 @@ def runs(
 
     write_comparison(output, pair)
     show.run_pair(pair, output, as_json=as_json)
+
+
+def _below(folder: Path, run: Path) -> str:
+    """A run's name as a part of a file's: of one training of several with the whole's."""
+    inside = run.is_relative_to(folder)
+    return (run.relative_to(folder).as_posix() if inside else run.name).replace("/", "-")

@@ -56,13 +56,18 @@ from inceptcli.runfolder import (
     SPLIT,
     STATES,
     is_complete,
-    latest_run,
+    latest_runs,
     read_description,
 )
 
 if TYPE_CHECKING:
     from inceptcli.engine.conclude import TrainResult
 
+RULED = {  # settings that a rule chooses -> those by which it does, and that a resume may change
+    "lr": {"optimizer", "batch_size"},
+    "weight_decay": {"optimizer"},
+    "warmup_epochs": {"epochs"},
+}
 BEGINNINGS = (  # settings that have their effect when a run begins, and none at a resume
     "recipe",
     "weights",
@@ -458,9 +463,10 @@ def _check_together(
 
 def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, str]]:
     """The settings of a run to go on with, and what was typed on top of them."""
-    folder = latest_run(Path(RUNS), *STATES, FOLDS) if run == "latest" else Path(run)
-    if folder is None:
+    folders = latest_runs(Path(RUNS), *STATES, FOLDS) if run == "latest" else [Path(run)]
+    if not folders:
         raise UsageError(f"--resume latest: there is no run in {RUNS}/; name a run folder")
+    folder = folders[0]
     for name in ("overwrite", "output", "name", "split"):
         if typed.get(name):
             raise UsageError(
@@ -482,9 +488,9 @@ def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, st
         settings["split"] = folder / SPLIT
     told = description.get("sources")
     told = told if isinstance(told, dict) else {}
-    ruled = str(told.get("warmup_epochs")).startswith("rule")
-    if ruled and "epochs" in typed and "warmup_epochs" not in typed:
-        settings["warmup_epochs"] = None  # by the rule, for as many epochs as there are now
+    for name, inputs in RULED.items():
+        if str(told.get(name)).startswith("rule") and name not in typed and inputs & typed.keys():
+            settings[name] = None  # by the rule, from what was typed now
     sources = dict.fromkeys(stored, "the run") | told
     sources |= dict.fromkeys(typed, "option")
     try:
@@ -604,5 +610,6 @@ def _report(result: TrainResult, emit: Emit) -> None:
     from inceptcli.report.page import write_run_report
     from inceptcli.report.pictures import write_run
 
-    write_run(result, emit)
-    write_run_report(result, emit)
+    with result.photos.store:
+        write_run(result, emit)
+        write_run_report(result, emit)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inceptcli.config import CACHES
 from inceptcli.data.cache_folder import CacheFolder, Known, default_cache_folder, picture_bytes
 from inceptcli.data.image import Reason
 from inceptcli.data.machine import default_workers
@@ -119,7 +120,7 @@ def _open_folder(
     if reading.cache == "none":
         return None
     folder = Path(reading.cache)
-    if reading.cache in ("auto", "ram", "disk"):
+    if reading.cache in CACHES:
         try:
             folder = default_cache_folder()
         except OutputError as error:

@@ -27,25 +27,30 @@ def make_fingerprints(content: Sequence[bytes], looks: Sequence[bytes]) -> bytes
 
     Returns:
         The first 8 bytes of every digest, then the short looks; of more than ``MOST`` files only
-        every second, third, ... one.
+        every second, third, ... one, and ``UNKNOWN`` for the others.
     """
-    chosen = range(0, len(content), -(-len(content) // MOST) or 1)
-    digests = b"".join(content[i][:CONTENT_BYTES] for i in chosen)
-    return digests + b"".join(short_look(looks[i]) for i in chosen)
+    digests = [digest[:CONTENT_BYTES] for digest in content]
+    return _fewer(digests, [short_look(look) for look in looks])
 
 
 def join_fingerprints(one: bytes, other: bytes) -> bytes:
-    """Remember the files of both; of more than ``MOST`` only every second, third, ... one.
+    """Remember the files of both, as ``make_fingerprints`` does.
 
     Where one of them is incomplete, the result is.
     """
     parts = [_halves(each) for each in (one, other)]
     content = [each for digests, _ in parts for each in _cut(digests, CONTENT_BYTES)]
     shorts = [each for _, looks in parts for each in _cut(looks, SHORT_LOOK_BYTES)]
-    chosen = [*range(0, len(content), -(-len(content) // MOST) or 1)]
-    if _NO_DIGEST in content and content.index(_NO_DIGEST) not in chosen:
-        chosen[-1] = content.index(_NO_DIGEST)
-    return b"".join(content[i] for i in chosen) + b"".join(shorts[i] for i in chosen)
+    return _fewer(content, shorts)
+
+
+def _fewer(digests: list[bytes], shorts: list[bytes]) -> bytes:
+    """As many as are allowed, the last of them ``UNKNOWN`` where any is, or is left out."""
+    chosen = slice(None, None, -(-len(digests) // MOST) or 1)
+    kept, looks = digests[chosen], shorts[chosen]
+    if len(kept) < len(digests) or _NO_DIGEST in digests:
+        kept[-1], looks[-1] = _NO_DIGEST, bytes(SHORT_LOOK_BYTES)
+    return b"".join(kept) + b"".join(looks)
 
 
 def _halves(fingerprints: bytes) -> tuple[bytes, bytes]:
@@ -71,8 +76,8 @@ class Memory:
         fingerprints: As ``make_fingerprints`` gives them.
 
     Attributes:
-        complete: Whether they are of all that the network was trained on; not where its training
-            began with weights that do not say.
+        complete: Whether they are of all that the network was trained on; not where these were
+            too many, or its training began with weights that do not say.
 
     Raises:
         ValueError: Their length is none that it gives.

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Job = TypeVar("Job")
+# The parent's to answer; they reach every process of a terminal.
+_PARENTS = {
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+}
 
 
 def serve(pipe: connection.Connection) -> None:
@@ -51,8 +55,8 @@ def serve(pipe: connection.Connection) -> None:
 
 def _settle() -> None:
     """Leave signals to the parent, end when it does, keep to one thread."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in _PARENTS:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
@@ -117,7 +121,7 @@ class Worker(Generic[Job]):
 
 @contextlib.contextmanager
 def _clean_start() -> Iterator[None]:
-    """Start a process that never sees Ctrl-C or SIGTERM, and does not run the user's script again.
+    """Start a process that sees none of these signals and does not run the user's script again.
 
     The process inherits the signal mask. Python would import the parent's ``__main__`` in it,
     which is the whole command line here, and may be a script without a guard elsewhere.
@@ -128,7 +132,7 @@ def _clean_start() -> Iterator[None]:
         from multiprocessing import resource_tracker
 
         resource_tracker.ensure_running()  # its start unblocks the signals
-        mask |= signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        mask |= signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS)
     sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield

@@ -96,7 +96,7 @@ def average(members: Sequence[Loaded], tta: Tta) -> Loaded:
 
     Classes are aligned by name, in the order of the first. What any member was trained on counts
     as trained on; where one does not say, that is unknown. A threshold stored in a file was
-    chosen for its network alone, so several have none.
+    chosen for one network and one view, so there is none here.
 
     Raises:
         UsageError: The members have other classes, or see pictures otherwise.
@@ -116,7 +116,7 @@ def average(members: Sequence[Loaded], tta: Tta) -> Loaded:
         first,
         model=committee,
         temperature=1.0,
-        threshold=first.threshold if len(members) == 1 else 0.0,
+        threshold=0.0,
         memory=_memory(members),
     )
 

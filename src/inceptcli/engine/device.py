@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cache
 from typing import get_args
 
 import torch
@@ -275,6 +276,7 @@ def _cpu_has_bf16() -> bool:
     return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 
+@cache  # so that all networks and folds of one command are computed alike
 def _bf16_gain() -> float:
     """How many times as fast a convolution of the network's is in bf16 as in float32.
 

@@ -24,7 +24,7 @@ from inceptcli.engine.conclude import TrainResult
 from inceptcli.engine.device import choose_device
 from inceptcli.engine.intervals import Pooled, pool
 from inceptcli.engine.plan import PLANNED
-from inceptcli.engine.run import choose_folder, prepare_photos, run
+from inceptcli.engine.run import choose_folder, prepare_photos, rehearse, run
 from inceptcli.engine.signals import StopRequest
 from inceptcli.errors import DataError, OutputError, StoppedError, UsageError
 from inceptcli.events import Emit, Event, Notice, RolesReady, silent
@@ -47,9 +47,11 @@ from inceptcli.runfolder import (
     claim_run,
     has_state,
     is_finished,
+    is_run,
     part_name,
     parts_of,
     read_settings,
+    resume_command,
 )
 
 
@@ -135,7 +137,7 @@ def run_folds(
         if resuming:
             _refuse_changes(config, folder)
         else:
-            _begin(config, lock, parts, stop, emit)
+            _begin(config, lock, parts, sources or {}, stop, emit)
             write_json(folder / CONFIG, _description(config, folder, sources or {}))
         for number, part in enumerate(parts, start=1):
             name = part.output.name if part.output else ""
@@ -198,7 +200,12 @@ def _as_planned(
 
 
 def _begin(
-    config: TrainConfig, lock: RunLock, parts: Sequence[TrainConfig], stop: StopRequest, emit: Emit
+    config: TrainConfig,
+    lock: RunLock,
+    parts: Sequence[TrainConfig],
+    sources: Mapping[str, str],
+    stop: StopRequest,
+    emit: Emit,
 ) -> None:
     """Divide the photographs, then take the folder: every split is written before any training.
 
@@ -218,8 +225,10 @@ def _begin(
         photos.store.close()  # each training opens its own
         for start in range(0, len(parts), config.folds):
             divided += _divided(photos, parts[start : start + config.folds])
+    if is_run(lock.folder):  # with --overwrite: it stays where no training can begin
+        rehearse(replace(parts[0], split=config.split), sources=sources, stop=stop)
     lock.clear()
-    for path in earlier:  # with --overwrite
+    for path in earlier:
         if (path / CONFIG).exists():
             with claim_run(path, resume=False, overwrite=True) as part:
                 part.clear()
@@ -338,11 +347,12 @@ def _train(
             replace(part, overwrite=not resuming),  # what was begun but never saved
             sources=dict(sources) | here,
             resuming=resuming,
+            whole=folder.parent,
             emit=emit,
         )
     except StoppedError as error:
         raise StoppedError(
-            f"stopped in {folder.name}; go on with: inceptcli train --resume {folder.parent}",
+            f"stopped in {folder.name}; go on with: {resume_command(folder.parent)}",
             error.exit_code - 128,
         ) from error
 

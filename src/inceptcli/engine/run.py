@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from inceptcli import __version__
-from inceptcli.config import MIN_IMAGE_SIZE, TrainConfig, known
+from inceptcli.config import FREE_TO_CHANGE, MIN_IMAGE_SIZE, TrainConfig, known
 from inceptcli.data.fingerprints import MOST, join_fingerprints, make_fingerprints
 from inceptcli.data.folder import check_output
 from inceptcli.data.labels import listed
@@ -55,10 +55,10 @@ from inceptcli.model.weights import Record
 from inceptcli.runfolder import (
     BEST,
     CONFIG,
+    ENDINGS,
     FAILED,
     HISTORY,
     LAST,
-    METRICS,
     REJECTED,
     RUNS,
     SPLIT,
@@ -67,10 +67,8 @@ from inceptcli.runfolder import (
     claim_run,
 )
 
-PLACES = frozenset(  # settings that say something about this machine, not about the weights
-    {"root", "split", "labels", "group_file", "cache", "workers", "device", "output", "name"}
-    | {"overwrite", "save_minutes", "weights"}
-)
+# Settings that say something about this machine, not about the weights.
+PLACES = FREE_TO_CHANGE - {"max_bad"} | {"weights"}
 
 
 def run(
@@ -79,6 +77,7 @@ def run(
     sources: Mapping[str, str] | None = None,
     resuming: bool = False,
     allow_change: bool = False,
+    whole: Path | None = None,
     emit: Emit = silent,
 ) -> TrainResult:
     """Train on a folder of photographs and write a run folder.
@@ -90,6 +89,7 @@ def run(
         sources: Where each setting came from, for the list that is shown at the start.
         resuming: Go on with the run in ``config.output``.
         allow_change: Go on although settings or photographs have changed.
+        whole: The folder of the run of several trainings that this one is of.
         emit: Told of everything that happens.
 
     Raises:
@@ -106,11 +106,13 @@ def run(
             with photos.store:
                 config, planned = _in_time(config, photos, device, stop, saved, sources or {})
                 training = set_up(config, photos, device, run_dir, stop, emit, saved=saved)
-                training.saving.damaged = damaged
+                training.saving.damaged, training.whole = damaged, whole
                 if saved is not None:
                     restore(training, saved, allow_change=allow_change)
-                elif lock is not None:
-                    lock.clear()  # an earlier run's files, with --overwrite
+                else:
+                    _give_up_if_asked(stop, device)
+                    if lock is not None:
+                        lock.clear()  # an earlier run's files, with --overwrite
                 _begin(training, {**(sources or {}), **planned, **training.reasons})
                 with _telling(training):
                     return _train(training)
@@ -143,13 +145,35 @@ def _in_time(
         sizes = (float(then["train_sizes"][0]), float(then["train_sizes"][1]))
         planned: dict[str, Any] = {"epochs": int(then["epochs"]), "train_sizes": sizes}
         typed = {name for name in planned if sources.get(name) == "option"}
-        return replace(config, **{k: v for k, v in planned.items() if k not in typed}), {}
+        kept = {name: value for name, value in planned.items() if name not in typed}
+        return replace(config, least_steps=0, **kept), {}  # the plan has heard of them
 
     def begin(tried: TrainConfig) -> Training:
         return set_up(tried, photos, device, Path(), stop, silent)
 
     config, reasons, _ = measured_plan(config, begin, sources)
     return config, reasons
+
+
+def rehearse(
+    config: TrainConfig, *, sources: Mapping[str, str] | None = None, stop: StopRequest
+) -> None:
+    """Come to the first step and no further: nothing is written.
+
+    Raises:
+        InceptcliError: As ``run`` does before that step.
+    """
+    with joined(config) as device:
+        photos = prepare_photos(config, device, stop, silent)
+        with photos.store:
+            config, _ = _in_time(config, photos, device, stop, None, sources or {})
+            set_up(config, photos, device, Path(), stop, silent)
+
+
+def _give_up_if_asked(stop: StopRequest, device: Device) -> None:
+    """End here if a signal came while it was prepared for the first step; nothing is lost."""
+    if stop and device.world == 1:  # several processes end together, after a step
+        raise StoppedError("stopped before the first step; nothing was saved", stop.signum or 0)
 
 
 def choose_folder(config: TrainConfig) -> Path:
@@ -249,7 +273,8 @@ def restore(training: Training, saved: Saved, *, allow_change: bool) -> None:
     if changed and not allow_change:
         raise DataError(
             f"cannot go on with {printable(str(t.run_dir))}, since the training has changed: "
-            f"{'; '.join(changed)}; undo that, or add --allow-change"
+            f"{'; '.join(changed)}; undo that, or "
+            + ("add --allow-change" if t.whole is None else "begin another run")
         )
     if unlike := resume.unlike_the_best(saved, t.config):
         raise DataError(
@@ -297,7 +322,7 @@ def _load(t: Training, saved: Saved) -> None:
 def _begin(t: Training, sources: Mapping[str, str]) -> None:
     """Write what is known before the first step, and tell that it comes."""
     if t.device.is_first:
-        for name in (METRICS, FAILED):  # of a run that had ended and goes on
+        for name in ENDINGS:  # of a run that had ended and goes on
             (t.run_dir / name).unlink(missing_ok=True)
         write_json(t.run_dir / CONFIG, _description(t, sources))
         write_history(t.run_dir / HISTORY, t.progress.history)  # the state is what is true
@@ -333,7 +358,7 @@ def _train(t: Training) -> TrainResult:
     smaller = max(2, known(t.config.batch_size) // 2)
     where = f"{t.device.torch_device}, epoch {t.progress.epoch}, step {t.progress.step + 1}"
     again = f"start again with -b {smaller}"
-    if (t.run_dir / LAST).exists():
+    if (t.run_dir / LAST).exists() and t.whole is None:
         again = f"go on with: {t.resume_command} --allow-change -b {smaller}"
     raise ResourceError(f"not enough memory on {where}, batches of {t.config.batch_size}; {again}")
 

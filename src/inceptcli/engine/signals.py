@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM. A training stops in good order, every other work is given up cleanly."""
+"""Ctrl-C, SIGTERM and a terminal that closes.
+
+A training stops in good order, every other work is given up cleanly.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Self
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name))
+_ASKED = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+    _ASKED.append(signal.SIGHUP)  # a terminal that closes; nohup has it ignored
+SIGNALS = tuple(_ASKED)
 
 
 class Interrupted(BaseException):
@@ -34,7 +40,7 @@ def leave(signum: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM raise ``Interrupted`` wherever the main thread is."""
+    """Inside, each of ``SIGNALS`` raises ``Interrupted`` wherever the main thread is."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -56,7 +62,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 class StopRequest:
-    """Inside ``with``, a first SIGINT or SIGTERM only sets ``signum``; work goes on until asked.
+    """Inside ``with``, a first one of ``SIGNALS`` only sets ``signum``; work goes on until asked.
 
     A second signal ends the process at once with 128 + its number: whatever lies on the disk
     was written atomically, so nothing is half there.

@@ -20,6 +20,7 @@ from inceptcli.engine.resume import Progress
 from inceptcli.engine.signals import StopRequest
 from inceptcli.events import Emit
 from inceptcli.model.weights import Record
+from inceptcli.runfolder import resume_command
 
 
 @dataclass
@@ -69,6 +70,7 @@ class Training:
         advised: Whether it was looked, in this sitting, for what makes it slow.
         taken: Names of the tensors that were taken over from other weights.
         taught: Fingerprints of the photographs that those were trained on.
+        whole: The folder of the run of several trainings that this one is of, or None.
     """
 
     config: TrainConfig
@@ -94,9 +96,9 @@ class Training:
     advised: bool = False
     taken: frozenset[str] = frozenset()
     taught: bytes = b""
+    whole: Path | None = None
 
     @property
     def resume_command(self) -> str:
-        """The command that goes on with it."""
-        folder = str(self.run_dir)
-        return "inceptcli train --resume " + (f'"{folder}"' if " " in folder else folder)
+        """The command that goes on with it, or with all trainings of its run."""
+        return resume_command(self.whole or self.run_dir)

@@ -129,7 +129,7 @@ def headline(main: Mapping[str, Any], history: Sequence[EpochDone]) -> dict[str,
     if main["few_groups"]:
         notes.append(f"Too few for precise intervals: {counted(main['groups'], 'group')}.")
     if main["role"] == "val":
-        notes.append("The best epoch was chosen by these photographs: the figures are optimistic.")
+        notes.append("Role val: where it chose the best epoch, the figures are optimistic.")
     seen = main["trained_on"]
     if seen and seen["images"]:
         notes.append(
@@ -137,7 +137,7 @@ def headline(main: Mapping[str, Any], history: Sequence[EpochDone]) -> dict[str,
             "trained on."
         )
     if seen and seen.get("complete") is False:
-        notes.append("Training began with other weights, and what those had seen is not all known.")
+        notes.append("What the network was trained on is not all known.")
     if main["rejected"]:
         notes.append(f"Files that could not be read and are not counted: {main['rejected']:,}.")
     if main["absent"]:
