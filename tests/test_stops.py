@@ -195,6 +195,15 @@ def test_a_terminal_that_closes_leaves_a_state(pairs: Path, tmp_path: Path) -> N
     assert last(tmp_path / "run")["model"]
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal here")
+def test_a_closed_terminal_does_not_stop_what_nohup_started(pairs: Path, tmp_path: Path) -> None:
+    words = ["nohup", *command(pairs, tmp_path / "run")]
+    process = subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.DEVNULL, text=True)
+    wait_for(tmp_path / "run" / "last.prev.pth", process)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 0
+
+
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     for _ in range(1200):
         if path.exists():
