@@ -48,6 +48,8 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
     "label smoothing": {"label_smoothing": 0.0},
     "flips": {"flips": "none"},
     "crops": {"crop_area": 1.0},
+    "crops (0.5)": {"crop_area": 0.5},
+    "flips and crops (0.5)": {"flips": "none", "crop_area": 0.5},
     "colours": {"color_jitter": 0.0},
     "growing pictures": {"train_sizes": (1.0, 1.0)},
     "averaged weights": {"ema_epochs": 0.0},

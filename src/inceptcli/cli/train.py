@@ -166,7 +166,8 @@ def train(
             "--flips",
             panel=TRAINING,
             metavar="none|h|hv",
-            help="Random mirror images: none, left-right, also upside down.",
+            help="Random mirror images: none (where left and right differ, as in letters), "
+            "left-right, also upside down.",
         ),
     ] = None,
     label_smoothing: Annotated[
