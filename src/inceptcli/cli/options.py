@@ -143,7 +143,8 @@ Cache = Annotated[
         "--cache",
         panel=DATA,
         metavar="auto|ram|disk|none|DIR",
-        help="Where decoded pixels are kept.",
+        help="Where decoded pixels are kept: auto is disk where they fit, else ram where they "
+        "fit, else none.",
     ),
 ]
 Weights = Annotated[

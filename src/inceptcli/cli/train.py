@@ -270,8 +270,8 @@ def train(
         option(
             "--freeze-epochs",
             panel=MODEL,
-            help="First epochs in which only new layers learn; 2 with --weights that were not "
-            "trained here from random ones.",
+            help="First epochs in which only new layers learn; 2 with --weights that do not "
+            "remember all photographs they were trained on.",
         ),
     ] = None,
     layer_lr_decay: Annotated[
@@ -280,7 +280,8 @@ def train(
             "--layer-lr-decay",
             panel=MODEL,
             help="Factor on the learning rate of layers from --weights, from depth to depth "
-            "towards the image; 0.5 with --weights that were not trained here from random ones.",
+            "towards the image; 0.5 with --weights that do not remember all photographs they "
+            "were trained on.",
         ),
     ] = None,
     image_size: ImageSize = None,
@@ -378,7 +379,8 @@ def train(
         typer.Option(
             "--tensorboard",
             rich_help_panel=OUTPUT,
-            help="Write event files for TensorBoard into the run folder as well.",
+            help="Write event files for TensorBoard into the run folder as well; needs "
+            "pip install '.[tensorboard]'.",
         ),
     ] = False,
     find_rate: Annotated[
