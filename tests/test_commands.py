@@ -20,6 +20,7 @@ from rich.console import Console
 from conftest import draw
 from inceptcli import console
 from inceptcli.cli import main
+from inceptcli.engine.evaluate import save_threshold
 from inceptcli.errors import OutputError
 from inceptcli.model.inception import InceptionV1, InceptionV1BN
 from inceptcli.model.weights import load_weights, save_weights
@@ -169,11 +170,11 @@ def test_the_latest_network_is_the_one_trained_last(
         os.utime(Path("runs", name, "history.csv"))
     Path("runs", "folds").mkdir()
     Path("runs", "folds", "folds.json").write_text("{}")
-    words = ("evaluate", "-m", "runs/older", "--min-precision", 0.1, "--save", "-j", 0)
-    assert call(*words) == 0
-    capsys.readouterr()
-    assert call("predict", next(photos.glob("*/*.png")), "--json") == 0
+    save_threshold(Path("runs/older/best_model.pth"), 0.7)
     assert find_weights([]) == [Path("runs/newer/best_model.pth")]
+    picture = next(photos.glob("*/*.png"))
+    assert call("predict", picture, "-m", "runs/older", "--tta", "flips") == 0
+    assert "stored threshold is for one network" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("word", ["--find-lr", "--dry-run"])

@@ -324,6 +324,14 @@ def test_what_nobody_remembers_stays_unknown(monkeypatch: pytest.MonkeyPatch) ->
     fewer = join_fingerprints(own, joined)
     assert len(fewer) <= 2 * 32
     assert not Memory(fewer).complete
+    monkeypatch.setattr(fingerprints, "MOST", 250_000)
+    for other in (own, b"", UNKNOWN):  # one UNKNOWN is enough, and pushes nothing real out
+        again = Memory(join_fingerprints(joined, other))
+        assert not again.complete
+        assert all(again.seen(bytes([i]) * 32, describe(black)) for i in range(1, 5))
+    later = bytes([9]) * 32
+    assert Memory(join_fingerprints(joined, later)).seen(bytes([9]) * 8, describe(black)) == "copy"
+    monkeypatch.setattr(fingerprints, "MOST", 2)
     sampled = Memory(join_fingerprints(own, b""))
     assert not sampled.complete
     assert sampled.seen(bytes([1]) * 32, describe(black)) == "copy"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -217,6 +219,19 @@ def test_an_earlier_run_stays_where_no_training_can_begin(
             run_folds(changed, sources=sources)
         after = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
         assert after == before
+
+
+def test_a_stop_before_the_first_training_keeps_the_earlier_run(
+    photos: Path, tmp_path: Path
+) -> None:
+    config = settings(photos, tmp_path / "run", repeats=2)
+    run_folds(config)
+    with (
+        patch("inceptcli.engine.run.set_up", side_effect=lambda *_: signal.raise_signal(2)),
+        pytest.raises(StoppedError, match="before the first step"),
+    ):
+        run_folds(replace(config, overwrite=True))
+    assert len(expand_models([tmp_path / "run"])) == 2
 
 
 def test_a_planned_training_with_weights_goes_on(photos: Path, tmp_path: Path) -> None:

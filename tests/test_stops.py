@@ -28,7 +28,7 @@ from inceptcli.engine import run as engine
 from inceptcli.engine import train as loop
 from inceptcli.engine.average import Average
 from inceptcli.engine.resume import Progress
-from inceptcli.engine.signals import StopRequest
+from inceptcli.engine.signals import Interrupted, StopRequest, interruptible
 from inceptcli.errors import DataError, DivergedError, OutputError, WeightsError
 from inceptcli.events import Event, StateSaved, Warned
 from inceptcli.model.weights import load_weights, save_weights
@@ -177,7 +177,8 @@ def test_a_signal_ends_in_good_order(
 def test_a_terminal_that_closes_leaves_a_state(pairs: Path, tmp_path: Path) -> None:
     """S1: SIGHUP to every process, and from then on nothing can be written there."""
     ours, theirs = os.openpty()
-    words = command(pairs, tmp_path / "run", "--epochs", "500", "-j", "2")
+    more = ("--epochs", "500", "-j", "2", "--save-minutes", "60")
+    words = command(pairs, tmp_path / "run", *more)
     lead = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
     process = subprocess.Popen(
         [sys.executable, "-c", f"{lead}; os.execv(sys.argv[1], sys.argv[1:])", *words],
@@ -190,9 +191,31 @@ def test_a_terminal_that_closes_leaves_a_state(pairs: Path, tmp_path: Path) -> N
         assert process.poll() is None, "the training ended before it could be disturbed"
         if select.select([ours], [], [], 0.05)[0]:
             os.read(ours, 1 << 16)  # a terminal that is full would hold it up
+    closed = time.time_ns()
     os.close(ours)
-    assert process.wait(30) == 128 + signal.SIGHUP  # only a stop whose state is saved ends so
+    assert process.wait(30) == 128 + signal.SIGHUP
+    assert (tmp_path / "run" / "last.pth").stat().st_mtime_ns > closed
     assert last(tmp_path / "run")["model"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal here")
+def test_a_closing_terminal_may_say_so_twice() -> None:
+    """A shell hands it on, and the system sends it as well: the second is no call for haste."""
+    before = signal.getsignal(signal.SIGHUP)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        assert stop.signum == signal.SIGHUP
+
+    def hang_up() -> None:
+        try:
+            signal.raise_signal(signal.SIGHUP)
+        finally:
+            signal.raise_signal(signal.SIGHUP)
+
+    with pytest.raises(Interrupted), interruptible():
+        hang_up()
+    assert signal.getsignal(signal.SIGHUP) is before
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal here")

@@ -183,16 +183,18 @@ def evaluate(
                 engine.save_threshold(members[0].path, threshold)
     if not speaks(on):
         return
-    show.evaluation(  # first: the figures are not lost where they cannot be written
-        result,
-        abstention=None if threshold is None else result.abstention(threshold),
-        against=None if compared is None else compared[1],
-        as_json=as_json,
-    )
-    if output is not None:
-        from inceptcli.report.pictures import write_evaluation
+    try:
+        show.evaluation(
+            result,
+            abstention=None if threshold is None else result.abstention(threshold),
+            against=None if compared is None else compared[1],
+            as_json=as_json,
+        )
+    finally:  # also for a reader that went early; figures that cannot be written were shown
+        if output is not None:
+            from inceptcli.report.pictures import write_evaluation
 
-        write_evaluation(output, result)
+            write_evaluation(output, result)
     if drawn is not None:
         from inceptcli.report.content import Subject
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
@@ -89,7 +89,7 @@ def predict(
             min=0.0,
             max=1.0,
             help="Mark rows of a lower probability as uncertain. Without it: the threshold that "
-            "evaluate --save has stored, if any.",
+            "evaluate --save has stored, if any, where one network answers without --tta.",
         ),
     ] = None,
     max_megapixels: MaxMegapixels = None,
@@ -127,7 +127,7 @@ def predict(
     topk = min(topk, len(loaded.outputs))
     question = Question(
         topk=topk,
-        threshold=threshold if threshold is not None else loaded.threshold,
+        threshold=_threshold(threshold, loaded, members, on),
         workers=(0 if alone else default_workers()) if config.workers is None else config.workers,
         max_megapixels=config.max_megapixels,
         ahead="-" not in paths,
@@ -150,6 +150,20 @@ def predict(
     for _ in shown:  # what is left when no CSV drew them
         pass
     tally.check()
+
+
+def _threshold(
+    typed: float | None, loaded: Network, members: Sequence[Network], on: Device | None
+) -> float:
+    """What was typed, or what is stored; one stored for other answers than these is told of."""
+    if typed is not None:
+        return typed
+    if not loaded.threshold and any(each.threshold for each in members) and speaks(on):
+        console.say(
+            "the stored threshold is for one network without --tta; no answer is marked uncertain "
+            "unless --threshold is given"
+        )
+    return loaded.threshold
 
 
 def _check_forms(paths: list[str], csv: Path | None, *, null: bool, both: bool) -> None:

@@ -65,5 +65,6 @@ def runs(
 
 def _below(folder: Path, run: Path) -> str:
     """A run's name as a part of a file's: of one training of several with the whole's."""
-    inside = run.is_relative_to(folder)
-    return (run.relative_to(folder).as_posix() if inside else run.name).replace("/", "-")
+    path, place = run.resolve(), folder.resolve()
+    inside = path.is_relative_to(place)
+    return (path.relative_to(place).as_posix() if inside else path.name).replace("/", "-")

@@ -492,7 +492,8 @@ def _resumed(run: str, typed: dict[str, Any]) -> tuple[TrainConfig, dict[str, st
     told = description.get("sources")
     told = told if isinstance(told, dict) else {}
     for name, inputs in RULED.items():
-        if str(told.get(name)).startswith("rule") and name not in typed and inputs & typed.keys():
+        changed = any(plain(typed[each]) != stored.get(each) for each in inputs & typed.keys())
+        if changed and name not in typed and str(told.get(name)).startswith("rule"):
             settings[name] = None  # by the rule, from what was typed now
     sources = dict.fromkeys(stored, "the run") | told
     sources |= dict.fromkeys(typed, "option")

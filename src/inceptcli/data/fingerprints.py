@@ -45,10 +45,11 @@ def join_fingerprints(one: bytes, other: bytes) -> bytes:
 
 
 def _fewer(digests: list[bytes], shorts: list[bytes]) -> bytes:
-    """As many as are allowed, the last of them ``UNKNOWN`` where any is, or is left out."""
+    """As many as are allowed, one of them ``UNKNOWN`` where any is, or is left out."""
     chosen = slice(None, None, -(-len(digests) // MOST) or 1)
     kept, looks = digests[chosen], shorts[chosen]
-    if len(kept) < len(digests) or _NO_DIGEST in digests:
+    lacking = len(kept) < len(digests) or _NO_DIGEST in digests
+    if lacking and _NO_DIGEST not in kept:
         kept[-1], looks[-1] = _NO_DIGEST, bytes(SHORT_LOOK_BYTES)
     return b"".join(kept) + b"".join(looks)
 

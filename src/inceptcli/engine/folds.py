@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -226,7 +227,13 @@ def _begin(
         for start in range(0, len(parts), config.folds):
             divided += _divided(photos, parts[start : start + config.folds])
     if is_run(lock.folder):  # with --overwrite: it stays where no training can begin
-        rehearse(replace(parts[0], split=config.split), sources=sources, stop=stop)
+        emit(Notice("trying whether the first training can begin"))
+        with TemporaryDirectory() as place:
+            first = replace(parts[0], split=config.split)
+            if divided:
+                first = replace(first, split=Path(place) / SPLIT)
+                write_manifest(Path(place) / SPLIT, divided[0][1])
+            rehearse(first, sources=sources, stop=stop)
     lock.clear()
     for path in earlier:
         if (path / CONFIG).exists():

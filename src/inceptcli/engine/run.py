@@ -49,7 +49,7 @@ from inceptcli.errors import (
     is_out_of_memory,
 )
 from inceptcli.events import Emit, Notice, TrainingStarted, Warned, silent
-from inceptcli.files import counted, printable, write_csv, write_json
+from inceptcli.files import cannot_write, counted, printable, write_csv, write_json
 from inceptcli.model.inception import build
 from inceptcli.model.weights import Record
 from inceptcli.runfolder import (
@@ -168,6 +168,7 @@ def rehearse(
         with photos.store:
             config, _ = _in_time(config, photos, device, stop, None, sources or {})
             set_up(config, photos, device, Path(), stop, silent)
+        _give_up_if_asked(stop, device)
 
 
 def _give_up_if_asked(stop: StopRequest, device: Device) -> None:
@@ -323,7 +324,10 @@ def _begin(t: Training, sources: Mapping[str, str]) -> None:
     """Write what is known before the first step, and tell that it comes."""
     if t.device.is_first:
         for name in ENDINGS:  # of a run that had ended and goes on
-            (t.run_dir / name).unlink(missing_ok=True)
+            try:
+                (t.run_dir / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise cannot_write(t.run_dir / name, error) from error
         write_json(t.run_dir / CONFIG, _description(t, sources))
         write_history(t.run_dir / HISTORY, t.progress.history)  # the state is what is true
         write_manifest(t.run_dir / SPLIT, t.photos)

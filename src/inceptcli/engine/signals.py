@@ -13,10 +13,11 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Self
 
-_ASKED = [signal.SIGINT, signal.SIGTERM]
-if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-    _ASKED.append(signal.SIGHUP)  # a terminal that closes; nohup has it ignored
-SIGNALS = tuple(_ASKED)
+_HANGUP = getattr(
+    signal, "SIGHUP", None
+)  # a terminal that closes: the shell and the system send it
+_HEARD = _HANGUP is not None and signal.getsignal(_HANGUP) != signal.SIG_IGN  # not under nohup
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *((_HANGUP,) if _HEARD else ()))
 
 
 class Interrupted(BaseException):
@@ -58,14 +59,16 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
         if at.f_globals.get("__name__") == "importlib._bootstrap":
             leave(signum, frame)  # torch aborts or goes wrong when its import is cut short
         at = at.f_back
+    if signum == _HANGUP:
+        signal.signal(signum, signal.SIG_IGN)  # it comes twice, and what is put away goes on
     raise Interrupted(signum)
 
 
 class StopRequest:
     """Inside ``with``, a first one of ``SIGNALS`` only sets ``signum``; work goes on until asked.
 
-    A second signal ends the process at once with 128 + its number: whatever lies on the disk
-    was written atomically, so nothing is half there.
+    A second one, but for that of a terminal that closes, ends the process at once with 128 + its
+    number: whatever lies on the disk was written atomically, so nothing is half there.
 
     Attributes:
         signum: The signal that came, or None.
@@ -98,5 +101,7 @@ class StopRequest:
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         if self.signum is not None:
+            if signum == _HANGUP:
+                return  # the same once more
             os._exit(128 + signum)
         self.signum = signum
