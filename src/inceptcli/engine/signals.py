@@ -13,10 +13,9 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Self
 
-_HANGUP = getattr(
-    signal, "SIGHUP", None
-)  # a terminal that closes: the shell and the system send it
-_HEARD = _HANGUP is not None and signal.getsignal(_HANGUP) != signal.SIG_IGN  # not under nohup
+# A terminal that closes; shell and system may both send it. Under nohup it is ignored.
+_HANGUP = getattr(signal, "SIGHUP", None)
+_HEARD = _HANGUP is not None and signal.getsignal(_HANGUP) != signal.SIG_IGN
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *((_HANGUP,) if _HEARD else ()))
 
 
