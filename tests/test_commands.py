@@ -865,3 +865,8 @@ def test_figures_are_shown_although_they_cannot_be_written(
     words = ("evaluate", "-m", trained, "-j", 0, "-o", tmp_path / "taken")
     assert call(*words) == 5
     assert "accuracy" in capsys.readouterr().out
+    words = ("evaluate", "-m", trained, "-j", 0, "-o", tmp_path / "e", "--report", "p.html")
+    with patch("inceptcli.show.evaluation", side_effect=OutputError("full")):  # a stdout that is
+        assert call(*words) == 5
+    assert Path("p.html").exists()
+    assert (tmp_path / "e" / "predictions.csv").exists()

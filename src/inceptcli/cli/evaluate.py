@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
@@ -183,23 +183,22 @@ def evaluate(
                 engine.save_threshold(members[0].path, threshold)
     if not speaks(on):
         return
-    try:
+    with ExitStack() as after:  # the figures first; files also where their reader went early
+        if drawn is not None:
+            from inceptcli.report.content import Subject
+
+            subject = Subject({result.role: result}, photos, drawn, compared)
+            after.callback(_write_report, report, subject, opened=open_page)
+        if output is not None:
+            from inceptcli.report.pictures import write_evaluation
+
+            after.callback(write_evaluation, output, result)
         show.evaluation(
             result,
             abstention=None if threshold is None else result.abstention(threshold),
             against=None if compared is None else compared[1],
             as_json=as_json,
         )
-    finally:  # also for a reader that went early; figures that cannot be written were shown
-        if output is not None:
-            from inceptcli.report.pictures import write_evaluation
-
-            write_evaluation(output, result)
-    if drawn is not None:
-        from inceptcli.report.content import Subject
-
-        subject = Subject({result.role: result}, photos, drawn, compared)
-        _write_report(report, subject, opened=open_page)
     if strict and result.rejected:
         raise PartialError(f"{counted(result.rejected, 'photograph')} could not be read")
 

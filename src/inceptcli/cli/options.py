@@ -238,10 +238,8 @@ def _absolute(given: dict[str, Any]) -> dict[str, Any]:
     paths: dict[str, Any] = {
         name: given[name].absolute() for name in ("root", "group_file", "split") if name in given
     }
-    texts = [name for name in ("labels", "cache") if name in given]
-    if given.get("cache") in CACHES:
-        texts.remove("cache")
-    for name in texts:  # labels perhaps with names of columns at the end
+    texts = {"labels"} if given.get("cache") in CACHES else {"labels", "cache"}
+    for name in texts & given.keys():  # labels perhaps with names of columns at the end
         paths[name] = os.path.abspath(given[name])  # noqa: PTH100
     return paths
 

@@ -77,7 +77,7 @@ def write_comparison(path: Path, pair: RunPair) -> None:
     _make(path.parent)
     names = [Path(run.name).name for run in pair.runs]
     if names[0] == names[1]:  # two runs' fold1
-        names = [run.name for run in pair.runs]
+        names = ["/".join(Path(run.name).parts[-2:]) for run in pair.runs]
     write_bytes(path, plots.overlaid(list(zip(names, pair.histories, strict=True))))
 
 
