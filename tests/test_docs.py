@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from conftest import ROOT
+from inceptcli.data.image import Reason
 
 DOCS = ROOT / "docs"
 
@@ -23,6 +24,13 @@ def test_every_module_stands_in_the_architecture() -> None:
     for path in (ROOT / "src" / "inceptcli").rglob("*.py"):
         if path.parent.name == "inceptcli" or path.name != "__init__.py":
             assert f"{path.name} " in page, path.name
+
+
+def test_every_reason_to_reject_a_file_is_explained() -> None:
+    page = (DOCS / "formats.md").read_text(encoding="utf-8")
+    table = page.partition("### Why a file was rejected")[2].partition("\n## ")[0]
+    explained = re.findall(r"`([a-z-]+)`[,| ]", table.partition("|---|---|")[2])
+    assert sorted(reason for reason in explained if reason in set(Reason)) == sorted(Reason)
 
 
 def test_every_page_and_both_commands_are_named_in_the_readme() -> None:
