@@ -121,7 +121,7 @@ def _rate(work: Case) -> Case:
 def _files(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
     size = options.img_size
     loaded = load_random(place, size)
-    device = choose_device("auto", "auto")
+    device = choose_device("cpu", "auto")
     question = Question(workers=default_workers())
     names = [Input(path) for path in list_images(small, recursive=True)]
 

@@ -74,6 +74,7 @@ def engine(
     precision: str,
     cache: str = "",
     batch_size: int = BATCH,
+    device: str = "cpu",
 ) -> Iterator[Training]:
     """The program's own training of the tutorial's recipe, before its first step."""
     typed = {
@@ -86,10 +87,10 @@ def engine(
         "save_minutes": 60.0,
     }
     config = resolve("tutorial", typed)[0]
-    device = choose_device("auto", precision)
     photos = prepare(config)
     with photos.store:
-        yield set_up(config, photos, device, place / "run", StopRequest(), silent)
+        on = choose_device(device, precision)
+        yield set_up(config, photos, on, place / "run", StopRequest(), silent)
 
 
 def epoch_of(training: Training, *, validated: bool = True) -> float:
@@ -290,7 +291,8 @@ def _processes(place: Path, small: Path, options: argparse.Namespace) -> list[Li
 def _trained(launcher: list[str], place: Path, small: Path, options: argparse.Namespace) -> float:
     """Images a second of the second epoch, as the run's own history has it."""
     command = ["train", str(small), "--recipe", "tutorial", "--precision", "auto", "--epochs", "2"]
-    command += ["--img-size", str(options.img_size), "--overwrite", "-o", str(place / "trained")]
+    command += ["--img-size", str(options.img_size), "--device", "cpu"]
+    command += ["--overwrite", "-o", str(place / "trained")]
     subprocess.run(
         [sys.executable, "-m", *launcher, *command],
         check=True,

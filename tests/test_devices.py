@@ -18,7 +18,7 @@ from inceptcli import files
 from inceptcli.config import TrainConfig
 from inceptcli.engine import device as devices
 from inceptcli.engine import resume, run
-from inceptcli.engine.device import Device
+from inceptcli.engine.device import Device, leave
 from inceptcli.engine.optim import load_optimizer, loss_per_image, make_optimizer
 from inceptcli.engine.train import parts_for_all, rest_batch_norm
 from inceptcli.errors import ResourceError, UsageError, is_out_of_memory
@@ -143,6 +143,23 @@ def test_a_batch_too_small_for_the_processes_is_refused() -> None:
         run._check_shares(config, Device(CPU, "fp32", "", world=8))
     run._check_shares(config, Device(CPU, "fp32", "", world=4))
     run._check_shares(config, Device(torch.device("cuda"), "fp32", "", world=8))
+    with pytest.raises(UsageError, match="-b 9 or fewer processes"):
+        run._check_shares(config, Device(torch.device("cuda"), "fp32", "", world=9))
+
+
+@pytest.mark.parametrize(("backend", "parts"), [("nccl", False), ("gloo", True)])
+def test_a_process_with_an_error_does_not_wait_for_the_others(
+    backend: str, parts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NCCL's parting is collective: with one process missing it would never end."""
+    parted: list[str] = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: backend)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: parted.append(backend))
+    leave(UsageError("no such folder"))
+    assert parted == [backend] * parts
+    leave()
+    assert parted == [backend] * (parts + 1)
 
 
 def test_batch_norm_rests_alone() -> None:

@@ -706,6 +706,37 @@ def test_photographs_that_vanish_from_several_processes(
         assert last(tmp_path / "run")["progress"]["epoch"] == 2
 
 
+OTHER_COPY = """
+import os, sys
+from pathlib import Path
+from inceptcli.cli import main
+if os.environ["RANK"] == "1":
+    sys.argv[2] += "-copy"
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("where", ["lacking", "same"])
+def test_processes_with_other_photographs_are_refused(
+    where: str, pairs: Path, tmp_path: Path
+) -> None:
+    """One machine's copy of the folder lacks a photograph."""
+    script, photos = tmp_path / "other.py", tmp_path / "photos"
+    script.write_text(OTHER_COPY)
+    for name in ("photos", "photos-copy"):
+        shutil.copytree(pairs, tmp_path / name)
+    if where == "lacking":
+        next((tmp_path / "photos-copy").rglob("*.png")).unlink()
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launch += ["--master-port", "29543", str(script)]
+    words = command(photos, tmp_path / "run", "--epochs", "1", "--cache", "none")[3:]
+    done = subprocess.run(
+        [*launch, *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=200, check=False
+    )
+    refused = "process 1 finds other photographs" in done.stderr
+    assert (refused, done.returncode == 0) == (where == "lacking", where == "same"), done.stderr
+
+
 @pytest.mark.parametrize("where", ["loss", "buffer", "optimizer"])
 def test_divergence_is_noticed_and_reaches_no_file(
     where: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

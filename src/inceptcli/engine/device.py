@@ -195,10 +195,19 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def leave() -> None:
-    """Part from torchrun's processes, if this is one of them."""
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+def leave(error: BaseException | None = None) -> None:
+    """Part from torchrun's processes, if this is one of them.
+
+    Args:
+        error: Why this process ends, where the others may not know. NCCL parts only when all do, so
+            a process with an error leaves without a word, and torchrun then ends the others.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    if error is not None and dist.get_backend() == "nccl":
+        atexit.unregister(leave)
+        return
+    dist.destroy_process_group()
 
 
 def make_deterministic() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -248,11 +249,14 @@ def set_up(
 
 
 def _check_shares(config: TrainConfig, device: Device) -> None:
-    least = 2 * device.world
-    if device.world > 1 and not device.shares_batch_norm and known(config.batch_size) < least:
+    each, why = 2, "normalises two photographs or more"
+    if device.shares_batch_norm:
+        each, why = 1, "takes one photograph or more"
+    least = each * device.world
+    if device.world > 1 and known(config.batch_size) < least:
         raise UsageError(
             f"batches of {config.batch_size} are too small for {device.world} processes, of which "
-            f"each normalises two photographs or more; give -b {least} or fewer processes"
+            f"each {why}; give -b {least} or fewer processes"
         )
 
 
@@ -449,8 +453,10 @@ def joined(config: TrainConfig) -> Iterator[Device]:
         make_deterministic()
     try:
         yield device
-    finally:
-        leave()
+    except BaseException as error:
+        leave(error)
+        raise
+    leave()
 
 
 @contextmanager
@@ -493,9 +499,24 @@ def prepare_photos(
             "stopped before the first step; nothing was saved", stop.signum or 0
         ) from error
     looking = False  # from now on a batch in hand is finished, and the state saved
+    _check_same(photos, device)
     if divide:
         _check_roles(photos)
     return photos
+
+
+def _check_same(photos: Photos, device: Device) -> None:
+    """Refuse processes that would take parts of different lists, and train on neither."""
+    if device.world == 1:
+        return
+    seen = hashlib.sha256()
+    for part in resume.describe_photos(photos).values():
+        seen.update(str(part).encode() if isinstance(part, list) else part.numpy().tobytes())
+    if device.share(seen.hexdigest()) != seen.hexdigest():
+        raise DataError(
+            f"process {device.rank} finds other photographs, classes or roles than process 0; "
+            "give each machine the same folder and the same split"
+        )
 
 
 def _check_roles(photos: Photos) -> None:
