@@ -168,7 +168,7 @@ def _role(place: Path, small: Path, options: argparse.Namespace) -> list[Line]:
 
         cases: dict[str, Case] = {PLAIN: apart(plain_loop, small, size), name: role}
         rates = take_turns(cases, rounds=min(3, options.rounds))
-    return lines_of(rates, "images/s", at_least={name: 3.4})
+    return lines_of(rates, "images/s", notes={name: "pixels from the cache, nothing decoded"})
 
 
 WORKS = {"network": _network, "files": _files, "role": _role}
