@@ -38,7 +38,7 @@ from benchmarks.measure import (
 from benchmarks.train import engine, engine_step, epoch_of, flop_of_an_image
 from torchvision.io import decode_jpeg, read_file
 
-from inceptcli.config import resolve
+from inceptcli.config import RECIPES, resolve
 from inceptcli.console import say
 from inceptcli.data.augment import crop_boxes, resized, resized_at_once
 from inceptcli.data.machine import default_workers
@@ -47,7 +47,6 @@ from inceptcli.engine.run import run
 from inceptcli.engine.train import train_one_epoch
 
 STEPS = 10
-RECIPES = ("tutorial", "default")
 
 
 def main() -> None:

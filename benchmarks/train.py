@@ -87,9 +87,9 @@ def engine(
         "save_minutes": 60.0,
     }
     config = resolve("tutorial", typed)[0]
+    on = choose_device(device, precision)
     photos = prepare(config)
     with photos.store:
-        on = choose_device(device, precision)
         yield set_up(config, photos, on, place / "run", StopRequest(), silent)
 
 

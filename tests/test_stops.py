@@ -708,7 +708,6 @@ def test_photographs_that_vanish_from_several_processes(
 
 OTHER_COPY = """
 import os, sys
-from pathlib import Path
 from inceptcli.cli import main
 if os.environ["RANK"] == "1":
     sys.argv[2] += "-copy"
